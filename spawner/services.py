@@ -1,0 +1,23 @@
+"""The services, as the edges receive them: one frozen dataclass, nothing more.
+
+Must not know: any adapter; `spawner.wiring` fills it in, tests use `dataclasses.replace`.
+"""
+
+from dataclasses import dataclass
+
+from spawner.images.service import ImageService
+from spawner.ports import Clock, Dispatcher, Forge
+from spawner.sessions.service import SessionService
+from spawner.users.service import UserService
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What an edge may call."""
+
+    sessions: SessionService
+    images: ImageService
+    users: UserService
+    forge: Forge
+    dispatcher: Dispatcher
+    clock: Clock

@@ -1,0 +1,1 @@
+"""Sessions: one person's running commit, from the request to its end."""

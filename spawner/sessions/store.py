@@ -1,0 +1,159 @@
+"""What the session service needs of a database.
+
+Promises asked of an adapter: one transaction per method; `claim`, `release` and `save` are conditional
+UPDATEs; the lease is by the database's clock; an event's id is taken in the same UPDATE that raises the
+session's version. `target`, `is_start_now`, `wants_built_image` and observations are never written by `save`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from spawner.names import SessionName, UserId, WorkloadName
+from spawner.ports import Observation, State
+from spawner.sessions.model import Event, NewEvent, Session, Target, WorkloadRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A lease on one session: who holds it, and the `wanted` counter seen when it was last looked at."""
+
+    name: SessionName
+    holder: str
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Exact matches on a list of sessions; None matches everything."""
+
+    user_id: UserId | None = None
+    namespace: str | None = None  # compared with the lower-cased namespace
+    project: str | None = None  # compared with the lower-cased last part of the path
+    branch: str | None = None
+    sha: str | None = None
+    project_id: int | None = None
+    has_ended: bool | None = False  # False: GONE left out (FAILED stays, the person must see it)
+
+
+class SessionStore(Protocol):
+    """Sessions, their events, workloads and observations."""
+
+    def add(self, session: Session, events: Sequence[NewEvent]) -> tuple[Session, bool]:
+        """Insert the session with its first events; (the row already there, False) when the name is taken."""
+        ...
+
+    def get(self, name: SessionName) -> Session | None:
+        """Return a session, or None."""
+        ...
+
+    def list(self, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Session]:
+        """Return matching sessions, newest first; never grows with sessions that do not match."""
+        ...
+
+    def stamp(self, wanted: Filter) -> str:
+        """Return a short text that changes whenever what `list` would return changes (an ETag)."""
+        ...
+
+    def claim(self, name: SessionName, *, holder: str, seconds: float) -> Claim | None:
+        """Take the lease, or raise `wanted` and return None when somebody else holds it."""
+        ...
+
+    def renew(self, claim: Claim, *, seconds: float) -> bool:
+        """Prolong the lease; False when it was lost."""
+        ...
+
+    def refresh(self, claim: Claim) -> tuple[Session, Claim] | None:
+        """Read the session and its `wanted` counter again under the claim; None when the lease was lost."""
+        ...
+
+    def release(self, claim: Claim) -> bool:
+        """Give the lease back; False when a wake-up came since, so that the holder goes round again."""
+        ...
+
+    def save(self, session: Session, events: Sequence[NewEvent], claim: Claim) -> Session | None:
+        """Write all but the people's columns where `version` and lease still stand; None when they do not."""
+        ...
+
+    def wish(
+        self,
+        name: SessionName,
+        *,
+        target: Target | None = None,
+        is_start_now: bool | None = None,
+        wants_built_image: bool | None = None,
+    ) -> bool:
+        """Write what a person wants and raise `wanted`; False when the session does not exist."""
+        ...
+
+    def relaunch(self, session: Session, events: Sequence[NewEvent]) -> Session | None:
+        """Replace an ended session's whole row by its next generation where `version` still stands."""
+        ...
+
+    def want(self, names: Sequence[SessionName]) -> None:
+        """Raise `wanted` and make the sessions due now, in one statement."""
+        ...
+
+    def due(self, now: datetime, *, limit: int) -> Sequence[SessionName]:
+        """Return sessions that are due and not claimed, longest due first."""
+        ...
+
+    def waiting_on(self, build_id: str) -> Sequence[SessionName]:
+        """Return the sessions in WAITING for a build, oldest first."""
+        ...
+
+    def events(self, name: SessionName, *, after: int, limit: int = 500) -> Sequence[Event]:
+        """Return events with id greater than `after`, in order."""
+        ...
+
+    def events_of(self, cursors: Mapping[SessionName, int], *, limit: int = 1000) -> Sequence[Event]:
+        """Return events of many sessions, each after its own cursor, in one query."""
+        ...
+
+    def heads(self, user_id: UserId) -> Mapping[SessionName, int]:
+        """Return the newest event id of each of a person's sessions."""
+        ...
+
+    def put_workload(self, row: WorkloadRow) -> None:
+        """Insert or replace a workload's row (idempotent)."""
+        ...
+
+    def workload(self, name: WorkloadName) -> WorkloadRow | None:
+        """Return a workload, or None."""
+        ...
+
+    def workloads(self) -> Sequence[WorkloadRow]:
+        """Return every workload row of this instance."""
+        ...
+
+    def end_workload(self, name: WorkloadName) -> None:
+        """Delete a workload's row and its observation; a no-op when gone."""
+        ...
+
+    def set_state(self, name: WorkloadName, state: State) -> None:
+        """Save what the runtime said, before its next step."""
+        ...
+
+    def observe(self, name: WorkloadName, observation: Observation) -> SessionName | None:
+        """Keep the newest observation, raise `wanted` of its session and make it due; None when unknown.
+
+        An EXITED or GONE observation is never overwritten by STARTING or READY.
+        """
+        ...
+
+    def observation(self, name: WorkloadName) -> Observation | None:
+        """Return what was last observed of a workload."""
+        ...
+
+    def retained(self, now: datetime, *, limit: int) -> Sequence[Session]:
+        """Return ended sessions whose workspace retention is over."""
+        ...
+
+    def forget_workspace(self, name: SessionName) -> None:
+        """Write that a session's workspace is gone."""
+        ...
+
+    def count_running(self, user_id: UserId | None = None) -> int:
+        """Count sessions that have not ended, of one person or of all."""
+        ...
