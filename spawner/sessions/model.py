@@ -14,7 +14,7 @@ from typing import Any
 
 from spawner.images.model import BuildPolicy, ChosenImage, FallbackPolicy
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
-from spawner.ports import RefKind, State
+from spawner.ports import Project, RefKind, State
 
 
 class Phase(StrEnum):
@@ -77,8 +77,7 @@ class Session:
     forge: str
     user_id: UserId
     username: str
-    project_id: int
-    project_path: ProjectPath
+    project: Project  # as seen at launch; kept whole with the session
     branch: str
     ref_kind: RefKind
     sha: CommitSha
@@ -110,6 +109,16 @@ class Session:
     trouble_since: datetime | None = None
     version: int = 0
     events: int = 0
+
+    @property
+    def project_id(self) -> int:
+        """The project's numeric id: the identity; the path is display only."""
+        return self.project.id
+
+    @property
+    def project_path(self) -> ProjectPath:
+        """The project's path at launch."""
+        return self.project.path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
