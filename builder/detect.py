@@ -1,0 +1,359 @@
+"""Which files decide a commit's environment, by recipe: names, versions and input rules.
+
+Pure. A recipe here is a name, a version and the rule that finds its input files; how it is carried out is
+`builder.recipes`' business. It promises to err on one side only: what is not understood counts as everything.
+Old recipe versions stay here as data when a new one comes, so that images built before an upgrade are found.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from builder import requirements
+from builder.declared import Rule
+from builder.entries import LINK_MODE, EntryType, Kind
+from builder.errors import NoRecipeError
+from builder.requirements import Role
+from builder.snapshot import Inputs, Snapshot, normal
+
+if TYPE_CHECKING:
+    from builder.settings import ImageSettings
+
+PYTHON_RECIPE = "python"
+PYTHON_RECIPE_VERSIONS = (1,)  # newest first
+
+CONFIG_FOLDERS = ("binder", ".binder", "")  # the first that holds an input file, as repo2docker looks
+
+_RULES: Mapping[str, Rule] = {
+    "pyproject.toml": Rule.PYPROJECT,
+    "uv.lock": Rule.UV_LOCK,
+    "poetry.lock": Rule.POETRY_LOCK,
+    "pdm.lock": Rule.PDM_LOCK,
+    "Pipfile": Rule.PIPFILE,
+    "Pipfile.lock": Rule.PIPFILE_LOCK,
+    "environment.yml": Rule.CONDA,
+}
+_AS_THEY_ARE = frozenset({
+    "runtime.txt", "setup.py", "setup.cfg", "apt.txt", "install.R", "DESCRIPTION", "renv.lock", "Project.toml",
+    "Manifest.toml", "start", "postBuild",
+})  # fmt: skip
+_CONTAINER_ONLY = (
+    "environment.yml",
+    "install.R",
+    "DESCRIPTION",
+    "renv.lock",
+    "Project.toml",
+    "Manifest.toml",
+    "apt.txt",
+)
+_CONTAINER_FIRST = ("environment.yml",)
+_PURE_BACKENDS = ("hatchling", "flit_core", "poetry.core", "uv_build", "pdm.backend", "setuptools")
+_COMPILING = frozenset(
+    {"cython", "cffi", "pybind11", "nanobind", "numpy", "setuptools-rust", "meson", "cmake", "ninja"}
+)
+_COMPILING_WORDS = (b"ext_modules", b"Extension", b"cffi_modules", b"rust_extensions", b"cythonize")
+
+
+class Source(StrEnum):
+    """Where a commit declares its Python dependencies; the first that is there counts."""
+
+    UV_LOCK = "uv.lock"
+    POETRY_LOCK = "poetry.lock"
+    PDM_LOCK = "pdm.lock"
+    PIPFILE_LOCK = "Pipfile.lock"
+    PIPFILE = "Pipfile"
+    REQUIREMENTS = "requirements.txt"
+    PROJECT = "pyproject.toml"
+    SETUP = "setup.py"
+    NOTHING = "runtime.txt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detected:
+    """The folder that configures the build (`""` is the root), where dependencies are declared, what may move."""
+
+    folder: str
+    source: Source
+    mutable: tuple[str, ...]
+
+
+def is_input_name(name: str) -> bool:
+    """Tell whether a file of this name is an input where it lies in a configuration folder."""
+    return name in _RULES or name in _AS_THEY_ARE or is_requirements_name(name)
+
+
+def is_requirements_name(name: str) -> bool:
+    """Tell whether a file is named `requirements*.txt`."""
+    return name.startswith("requirements") and name.endswith(".txt")
+
+
+def control_paths(snapshot: Snapshot) -> tuple[str, ...]:
+    """Name the files that computing a key will want to read: what a blobless cache fetches beforehand in one go."""
+    folder, names = config_folder(snapshot)
+    wanted = [_within(folder, name) for name in sorted(names)]
+    links = [name for name, entry in snapshot.entries("").items() if entry.mode == LINK_MODE and name in CONFIG_FOLDERS]
+    return tuple(path for path in ["slipway.toml", *links, *wanted] if snapshot.entry(path) is not None)
+
+
+def config_folder(snapshot: Snapshot) -> tuple[str, AbstractSet[str]]:
+    """Find the folder whose files configure the build, and the names of the input files in it."""
+    for folder in CONFIG_FOLDERS:
+        found = snapshot.resolved(folder) if folder else ("", None)
+        if found is None:
+            continue
+        names = {
+            name for name, entry in snapshot.entries(found[0]).items()
+            if is_input_name(name) and entry.type is not EntryType.TREE
+        }  # fmt: skip
+        if names:
+            return folder, names
+    return "", frozenset()
+
+
+def source_of(names: AbstractSet[str], *, has_project: bool) -> Source | None:
+    """Choose where dependencies are declared, from the names in the folder; None if nowhere."""
+    locked = next((source for source in (Source.UV_LOCK, Source.POETRY_LOCK, Source.PDM_LOCK) if source in names), None)
+    if locked is not None and "pyproject.toml" in names:
+        return locked
+    for source in (Source.PIPFILE_LOCK, Source.PIPFILE):
+        if source in names:
+            return source
+    if any(is_requirements_name(name) for name in names):
+        return Source.REQUIREMENTS
+    if has_project:
+        return Source.PROJECT
+    if names & {"setup.py", "setup.cfg"}:
+        return Source.SETUP
+    return Source.NOTHING if "runtime.txt" in names else None
+
+
+def detect(inputs: Inputs, settings: ImageSettings, kind: Kind) -> Detected:
+    """Collect the input files of a commit without a Dockerfile. NoRecipeError if nothing here can be built."""
+    snapshot = inputs.snapshot
+    folder, names = config_folder(snapshot)
+    document = _document(snapshot, _within(folder, "pyproject.toml"))
+    source = source_of(names, has_project="project" in document or "poetry" in _table(document, "tool"))
+    _refuse_unfit(names, source, settings, kind)
+    chosen = source or Source.NOTHING
+    mutable = list(_collect(inputs, folder, names, chosen))
+    if chosen not in {Source.REQUIREMENTS, Source.PIPFILE, Source.PIPFILE_LOCK, Source.NOTHING}:
+        _count_project(inputs, folder)
+    if "postBuild" in names and settings.paths is None:
+        inputs.count_everything("postBuild may read any file ([image] paths can say which it reads)")
+    for path in settings.paths or ():
+        inputs.add(path)
+    if (
+        settings.python is None
+        and "runtime.txt" not in names
+        and not _table(document, "project").get("requires-python")
+    ):
+        mutable.append("Python: no version is declared, so the recipe takes the one the job has")
+    return Detected(folder=folder, source=chosen, mutable=tuple(mutable))
+
+
+def _refuse_unfit(names: AbstractSet[str], source: Source | None, settings: ImageSettings, kind: Kind) -> None:
+    if settings.recipe not in {None, PYTHON_RECIPE}:
+        raise NoRecipeError(f"[image] recipe in slipway.toml names “{settings.recipe}”; there is “{PYTHON_RECIPE}”.")
+    if kind is Kind.CONTAINER:
+        if not names:
+            raise NoRecipeError("This commit has neither a Dockerfile nor a file that declares an environment.")
+        return
+    first = [name for name in _CONTAINER_FIRST if name in names and settings.recipe is None]
+    if first or source is None:
+        other = first or [name for name in _CONTAINER_ONLY if name in names]
+        if other:
+            raise NoRecipeError(
+                f"{other[0]} cannot be followed by an environment of Python wheels: it needs a container image. "
+                'Say recipe = "python" under [image] in slipway.toml to use only the Python files.'
+            )
+        raise NoRecipeError(
+            "This commit declares no Python environment: add a requirements.txt (`builder init` writes one), "
+            "a pyproject.toml or a runtime.txt."
+        )
+
+
+def _collect(inputs: Inputs, folder: str, names: AbstractSet[str], source: Source) -> Iterator[str]:
+    """Count the folder's own input files and whatever they refer to; yield what may move under a fixed commit."""
+    for name in sorted(names):
+        path = _within(folder, name)
+        if is_requirements_name(name):
+            is_read = source is Source.REQUIREMENTS
+            yield from (note for note in _count_requirements(inputs, path, set()) if is_read)
+        else:
+            inputs.add(path, _RULES.get(name))
+    if "environment.yml" in names:
+        _count_conda_references(inputs, _within(folder, "environment.yml"))
+    if "uv.lock" in names:
+        for target in _lock_folders(_document(inputs.snapshot, _within(folder, "uv.lock"))):
+            _count_local(inputs, folder, target, ())
+
+
+def _count_requirements(inputs: Inputs, path: str, seen: set[str]) -> Iterator[str]:
+    """Count a requirements or constraints file and everything it refers to, each once."""
+    real = inputs.add(path, Rule.REQUIREMENTS)
+    if real is None or real in seen:
+        return
+    seen.add(real)
+    declaration = inputs.declaration(real, Rule.REQUIREMENTS)
+    if declaration is None:
+        inputs.count_everything(f"{path} is not understood")
+        return
+    found = requirements.parse(declaration.content.decode("utf-8"))
+    yield from (f"{path}: {line} is not pinned" for line in found.unpinned)
+    directory = path.rpartition("/")[0]
+    for reference in found.references:
+        match reference.role:
+            case Role.REQUIREMENTS | Role.CONSTRAINTS:
+                target = normal(reference.target, start=directory)
+                if target is not None:
+                    yield from _count_requirements(inputs, target, seen)
+            case Role.REMOTE:
+                yield f"{path}: {reference.target.split('@')[-1]} is fetched anew by each build"
+            case Role.LOCAL | Role.EDITABLE:
+                _count_local(inputs, directory, reference.target, reference.extras)
+
+
+def _count_local(inputs: Inputs, directory: str, target: str, extras: tuple[str, ...]) -> None:
+    """Count a local project, archive or folder: looked for from the root, as the installers do, and beside the file."""
+    del extras  # they are part of the line, which counts already
+    for start in {"", directory}:
+        path = normal(target, start=start)
+        if path == "":
+            _count_project(inputs, "")
+        elif path is not None:
+            inputs.add(path)
+
+
+def _count_project(inputs: Inputs, folder: str) -> None:
+    """Count a Python project whose dependencies are installed first, and which is itself installed at session start."""
+    snapshot = inputs.snapshot
+    path = _within(folder, "pyproject.toml")
+    inputs.add(path, Rule.PYPROJECT)
+    for name in ("setup.py", "setup.cfg"):
+        inputs.add(_within(folder, name))
+    for lock in (Source.UV_LOCK, Source.POETRY_LOCK, Source.PDM_LOCK):
+        inputs.add(_within(folder, lock), _RULES[lock])
+    setup = _bytes(snapshot, _within(folder, "setup.py"))
+    document = _document(snapshot, path)
+    reason = _why_everything(document, setup, has_setup_cfg=_bytes(snapshot, _within(folder, "setup.cfg")) is not None)
+    if reason is not None:
+        inputs.count_everything(reason)
+    for target in _project_folders(document):
+        resolved = normal(target, start=folder)
+        if resolved:
+            inputs.add(resolved)
+
+
+def _why_everything(document: Mapping[str, Any], setup: bytes | None, *, has_setup_cfg: bool) -> str | None:
+    project, tools = _table(document, "project"), _table(document, "tool")
+    build = _table(document, "build-system")
+    if not project and "poetry" not in tools:
+        known = setup is not None or has_setup_cfg or "build-system" in document
+        return "the project's dependencies are computed by code" if known else None
+    if set(project.get("dynamic", ())) & {"dependencies", "optional-dependencies"}:
+        return "the project's dependencies are dynamic"
+    if "workspace" in _table(tools, "uv"):
+        return "the project is a workspace of several"
+    if setup is not None and any(word in setup for word in _COMPILING_WORDS):
+        return "the project compiles"
+    backend = str(build.get("build-backend", "setuptools"))
+    names = {requirement_name(line) for line in build.get("requires", ()) if isinstance(line, str)}
+    hooks = set(_table(_table(_table(tools, "hatch"), "build"), "hooks")) - {"vcs", "version"}
+    custom = (
+        "build" in _table(tools, "poetry") or "ext-modules" in _table(tools, "setuptools") or "backend-path" in build
+    )
+    if not backend.startswith(_PURE_BACKENDS) or names & _COMPILING or hooks or custom:
+        return "the project compiles, or is built by code of its own"
+    return None
+
+
+def requirement_name(line: str) -> str:
+    """Return the lower-case name at the start of a requirement."""
+    end = next((index for index, letter in enumerate(line) if not (letter.isalnum() or letter in "-_.")), len(line))
+    return line[:end].lower().replace("_", "-").replace(".", "-")
+
+
+def _project_folders(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the local paths that a project's tables name as dependencies."""
+    tools = _table(document, "tool")
+    for source in _table(_table(tools, "uv"), "sources").values():
+        for one in source if isinstance(source, list) else [source]:
+            if isinstance(one, Mapping) and isinstance(one.get("path"), str):
+                yield one["path"]
+    poetry = _table(tools, "poetry")
+    groups = [_table(group, "dependencies") for group in _table(poetry, "group").values()]
+    for table in [_table(poetry, "dependencies"), _table(poetry, "dev-dependencies"), *groups]:
+        for one in table.values():
+            if isinstance(one, Mapping) and isinstance(one.get("path"), str):
+                yield one["path"]
+    for line in _table(document, "project").get("dependencies", ()):
+        _, separator, target = str(line).partition("@")
+        if separator and target.strip().startswith("file:"):
+            yield requirements.local_path(target.strip())
+
+
+def _lock_folders(document: Mapping[str, Any]) -> Iterator[str]:
+    for package in document.get("package", ()):
+        source = _table(package, "source")
+        for name in ("editable", "directory", "path", "virtual"):
+            target = source.get(name)
+            if isinstance(target, str) and target != ".":
+                yield target
+
+
+def _count_conda_references(inputs: Inputs, path: str) -> None:
+    declaration = inputs.declaration(path, Rule.CONDA)
+    if declaration is None:
+        inputs.count_everything(f"{path} is not understood")
+        return
+    lines = _pip_lines(declaration.content)
+    try:
+        found = requirements.parse("\n".join(lines))
+    except ValueError:
+        inputs.count_everything(f"the pip section of {path} is not understood")
+        return
+    directory = path.rpartition("/")[0]
+    for reference in found.references:
+        target = normal(reference.target, start=directory)
+        if reference.role in {Role.REQUIREMENTS, Role.CONSTRAINTS} and target is not None:
+            list(_count_requirements(inputs, target, set()))
+        elif reference.role in {Role.LOCAL, Role.EDITABLE}:
+            _count_local(inputs, directory, reference.target, reference.extras)
+
+
+def _pip_lines(content: bytes) -> list[str]:
+    import yaml  # noqa: PLC0415 - only a commit with a conda file pays for it
+
+    document = yaml.safe_load(content)
+    dependencies = document.get("dependencies") or []
+    pips = [item["pip"] for item in dependencies if isinstance(item, dict) and isinstance(item.get("pip"), list)]
+    return [str(line) for section in pips for line in section]
+
+
+def _document(snapshot: Snapshot, path: str) -> Mapping[str, Any]:
+    content = _bytes(snapshot, path)
+    if content is None:
+        return {}
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _bytes(snapshot: Snapshot, path: str) -> bytes | None:
+    found = snapshot.resolved(path)
+    return snapshot.read(found[0]) if found is not None and found[1].type is EntryType.BLOB else None
+
+
+def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = document.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _within(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
