@@ -95,19 +95,30 @@ def resolve(facts: Facts, policy: Policy, now: datetime) -> Decision:
     """Decide which image a commit starts with, or what is awaited and until when."""
     if facts.requested_reference is not None:
         return _requested(facts, facts.requested_reference)
-    for found, source in ((facts.exact, ImageSource.EXACT), (facts.environment, ImageSource.ENVIRONMENT)):
-        if found is not None and found.kind in facts.accepts:
-            return Ready(image=_chosen(found, _arrived(source, facts)))
+    found = _rung(facts)
+    if found is not None:
+        return found
     if facts.trouble:
-        patience = (facts.trouble_since or now) + timedelta(seconds=policy.registry_budget_seconds)
-        if now < patience and not policy.is_start_now:
-            return Waiting(reason=facts.trouble, due_at=_soon(now, patience))
-        return Fallback(code="registry_unavailable", reason=facts.trouble)
+        return _troubled(facts, policy, now)
     if policy.is_start_now:
         return Fallback(code="start_now", reason="You chose to start now instead of waiting for the build.")
     if policy.build is BuildPolicy.NEVER:
         return Fallback(code="no_image", reason="This commit has no image, and the launch asked not to wait for one.")
     return _wait(facts, policy, now)
+
+
+def _rung(facts: Facts) -> Ready | None:
+    for found, source in ((facts.exact, ImageSource.EXACT), (facts.environment, ImageSource.ENVIRONMENT)):
+        if found is not None and found.kind in facts.accepts:
+            return Ready(image=_chosen(found, _arrived(source, facts)))
+    return None
+
+
+def _troubled(facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
+    patience = (facts.trouble_since or now) + timedelta(seconds=policy.registry_budget_seconds)
+    if now < patience and not policy.is_start_now:
+        return Waiting(reason=facts.trouble, due_at=_soon(now, patience))
+    return Fallback(code="registry_unavailable", reason=facts.trouble)
 
 
 def fall(facts: Facts, policy: Policy, fallback: Fallback) -> Ready | Unavailable:
@@ -253,7 +264,7 @@ def _by_status(  # noqa: PLR0911 - one return per class of status: the table rea
         case JobStatus.SUCCESS:
             return _budgeted(
                 f"The build job {where} succeeded; waiting for the registry to show its image.",
-                started_at=max(build.finished_at or facts.asked_at, facts.asked_at),
+                started_at=build.finished_at or facts.asked_at,
                 seconds=policy.push_lag_seconds,
                 now=now,
                 spent=Fallback(
@@ -322,7 +333,7 @@ def _trouble(build: Build | None) -> str:
     return build.trouble if build is not None else ""
 
 
-def _budgeted(  # noqa: PLR0913 - a wait is these six things
+def _budgeted(
     reason: str,
     *,
     started_at: datetime,

@@ -1,0 +1,419 @@
+"""Collects what `resolve` decides over, and keeps one build row per commit up to date.
+
+For: sessions ask for the facts of their commit; the `build` task polls; hooks hint.
+Promises: one poller per build row, however many sessions wait; a lost, doubled or late hook changes nothing;
+a token that GitLab refuses is never the build's fault: the next waiter's is tried.
+Must not know: HTTP, the database, sessions (it sees them as `Waiters`), python-gitlab.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+from builder.tags import commit_tags, environment_tag
+
+from spawner.errors import Forbidden, NotFound, SignInRequired, TemporaryError
+from spawner.images import log as build_log
+from spawner.images.model import Build, ChosenImage, Facts, Found, ImageSource, Policy, build_id
+from spawner.images.reference import parse
+from spawner.images.resolve import MOVING, best_job, default_kind
+from spawner.images.store import BuildStore
+from spawner.names import SHORT_SHA_LENGTH, CommitSha, SessionName
+from spawner.ports import (
+    Clock,
+    Credential,
+    Dispatcher,
+    EnvironmentKey,
+    Forge,
+    ImageKind,
+    JobStatus,
+    Project,
+    Registry,
+    RegistryImage,
+    TaskKind,
+)
+
+_log = structlog.get_logger()
+
+POLL_SECONDS = (2.0, 5.0, 10.0, 20.0)  # after the 1st, 2nd … look without a change; gitlab.md §3.5
+LISTEN_SECONDS = 20.0  # when nobody waits, but somebody runs on a lesser rung
+POLL_LEASE_SECONDS = 60.0  # longer than the slowest look: every call of it has its own time limit
+ANCESTORS_LIMIT = 100
+BUILTIN = "builtin/"  # an image that the runtime carries itself
+KEY_LABEL = "io.slipway.environment-key"
+REVISION_LABEL = "org.opencontainers.image.revision"
+
+
+class Waiters(Protocol):
+    """The sessions interested in a build, as the poller sees them."""
+
+    def credentials(self, build: str) -> Iterator[tuple[SessionName, Credential]]:
+        """Yield the waiters' credentials, those who wait before those who only listen."""
+        ...
+
+    def has_waiting(self, build: str) -> bool:
+        """Say whether anybody is held up by the build."""
+        ...
+
+    def wake(self, build: str) -> None:
+        """Have every interested session look again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """What the settings say about images. `defaults` holds a pinned or tagged reference per kind."""
+
+    build_job: str = "image_build"
+    defaults: Mapping[ImageKind, str] = field(default_factory=dict)
+    max_age_days: int = 30
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One launch, as far as images go."""
+
+    project: Project
+    forge: str
+    sha: CommitSha
+    requested: str | None
+    accepts: frozenset[ImageKind]
+    asked_at: datetime
+    may_build: bool = False
+
+
+class ImageService:
+    """The ladder's eyes and hands."""
+
+    def __init__(  # noqa: PLR0913 - a service is its ports
+        self,
+        *,
+        forge: Forge,
+        registry: Registry,
+        builds: BuildStore,
+        waiters: Waiters,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        settings: ImageSettings,
+    ) -> None:
+        self._forge = forge
+        self._registry = registry
+        self._builds = builds
+        self._waiters = waiters
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self.settings = settings
+
+    # ------------------------------------------------------------ facts
+
+    def facts(self, subject: Subject, credential: Credential) -> Facts:
+        """Look at every rung above waiting; raises nothing for a rung that cannot be asked: that is a fact too."""
+        requested = self._foreign_reference(subject)
+        facts = Facts(
+            accepts=subject.accepts,
+            asked_at=subject.asked_at,
+            may_build=subject.may_build,
+            requested_reference=requested,
+            build=self._builds.get(build_id(subject.forge, subject.project.id, subject.sha)),
+        )
+        try:
+            if requested is not None:
+                facts = replace(facts, requested=self._requested(requested, credential))
+            else:
+                facts = self._own_rungs(facts, subject, credential)
+        except TemporaryError as error:
+            facts = replace(facts, trouble=error.message)
+        return replace(facts, default=self._default(subject.accepts))
+
+    def with_ancestor(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
+        """Add the nearest ancestor that has an image: one commit list and one tag list."""
+        try:
+            return replace(facts, ancestor=self._ancestor(subject, credential))
+        except TemporaryError as error:
+            _log.warning("ancestors_not_asked", project=subject.project.id, error=error.message)
+            return facts
+
+    def _foreign_reference(self, subject: Subject) -> str | None:
+        """Return the requested reference unless it is the commit's own, which is no request (images.md §3)."""
+        if not subject.requested:
+            return None
+        reference = parse(subject.requested)
+        own = {tag for kind in ImageKind for tag in commit_tags(subject.sha, kind.value)}
+        if reference.tag in own and reference.name == subject.project.registry_image:
+            return None
+        # The published client guesses the registry's host; its guess still names this project and this commit.
+        if reference.tag in own and reference.path == subject.project.path.lower():
+            return None
+        return str(reference)
+
+    def _own_rungs(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="facts") as pool:
+            exact = pool.submit(self._exact, subject, credential)
+            keys: Future[Sequence[EnvironmentKey]] = pool.submit(
+                self._forge.environment_keys, credential, subject.project, subject.sha
+            )
+            found = exact.result()
+            if found is not None:
+                keys.cancel()
+                return replace(facts, exact=found)
+            usable = [key for key in keys.result() if key.kind in subject.accepts]
+        return replace(facts, environment=self._same_environment(subject, usable, credential))
+
+    def _exact(self, subject: Subject, credential: Credential) -> Found | None:
+        name = subject.project.registry_image
+        if name is None:
+            return None
+        for kind in sorted(subject.accepts):
+            for tag in commit_tags(subject.sha, kind.value):
+                image = self._registry.find(f"{name}:{tag}", credential)
+                if image is not None and _is_of_commit(image, subject.sha):
+                    return self._found(image, kind, tag, note=_short_tag_note(image, tag, subject.sha))
+        return None
+
+    def _same_environment(
+        self, subject: Subject, keys: Sequence[EnvironmentKey], credential: Credential
+    ) -> Found | None:
+        for project in self._with_origins(subject.project, credential):
+            for key in keys:
+                tag = environment_tag(key.key)
+                image = self._registry.find(f"{project.registry_image}:{tag}", credential)
+                if image is not None and image.labels.get(KEY_LABEL) == key.key:
+                    return self._found(image, key.kind, tag, note=self._age_note(image))
+        return None
+
+    def _with_origins(self, project: Project, credential: Credential) -> Iterator[Project]:
+        """Yield the project, then what it was forked from, to the root or to where this person may not look."""
+        current: Project | None = project
+        seen: set[int] = set()
+        while current is not None and current.id not in seen:
+            seen.add(current.id)
+            if current.registry_image is not None:
+                yield current
+            try:
+                origin = current.forked_from_id
+                current = None if origin is None else self._forge.project(credential, origin)
+            except NotFound:
+                return
+
+    def _ancestor(self, subject: Subject, credential: Credential) -> Found | None:
+        name = subject.project.registry_image
+        if name is None:
+            return None
+        tags = frozenset(self._registry.tags(name, credential))
+        parents = self._forge.first_parents(credential, subject.project.id, subject.sha, limit=ANCESTORS_LIMIT)
+        for parent in parents:
+            for kind in sorted(subject.accepts):
+                for tag in commit_tags(parent, kind.value):
+                    image = self._registry.find(f"{name}:{tag}", credential) if tag in tags else None
+                    if image is not None and _is_of_commit(image, parent):
+                        return replace(self._found(image, kind, tag), built_for_commit=parent)
+        return None
+
+    def _requested(self, reference: str, credential: Credential) -> Found | None:
+        parsed = parse(reference)
+        image = self._registry.find(str(parsed), credential)
+        if image is None:
+            return None
+        kind = ImageKind(image.labels.get("io.slipway.kind", ImageKind.CONTAINER.value))
+        return self._found(image, kind, parsed.tag or "")
+
+    def _default(self, accepts: frozenset[ImageKind]) -> ChosenImage | None:
+        kind = default_kind(accepts)
+        reference = self.settings.defaults.get(kind)
+        if reference is None:
+            return None
+        pinned, digest = reference, reference.partition("@")[2]
+        if not digest:
+            try:
+                image = self._registry.find(str(parse(reference)), None)
+            except TemporaryError as error:
+                _log.warning("default_image_not_asked", reference=reference, error=error.message)
+                image = None
+            if image is None:
+                return None
+            pinned, digest = image.pinned, image.digest
+        return ChosenImage(
+            reference=pinned, digest=digest, kind=kind, source=ImageSource.DEFAULT, reason="The default image."
+        )
+
+    def _found(self, image: RegistryImage, kind: ImageKind, tag: str, *, note: str = "") -> Found:
+        revision = image.labels.get(REVISION_LABEL)
+        return Found(
+            image=image,
+            kind=kind,
+            tag=tag,
+            note=note,
+            environment_key=image.labels.get(KEY_LABEL),
+            built_for_commit=CommitSha(revision) if revision else None,
+        )
+
+    def _age_note(self, image: RegistryImage) -> str:
+        if image.created_at is None or self.settings.max_age_days == 0:
+            return ""
+        days = (self._clock.now() - image.created_at).days
+        return f"built {days} days ago" if days > self.settings.max_age_days else ""
+
+    # ------------------------------------------------------------ builds
+
+    def build(self, id: str) -> Build | None:  # noqa: A002 - the row's own name for it
+        """Return what is known of a build, or None."""
+        return self._builds.get(id)
+
+    def log(self, id: str) -> str:  # noqa: A002
+        """Return the copied log of a build; empty when there is none."""
+        return self._builds.log(id)
+
+    def watch(self, subject: Subject) -> Build:
+        """Make sure that somebody looks at the commit's build; returns its row."""
+        now = self._clock.now()
+        build = self._builds.add(
+            Build(
+                id=build_id(subject.forge, subject.project.id, subject.sha),
+                forge=subject.forge,
+                project_id=subject.project.id,
+                sha=subject.sha,
+                job_name=self.settings.build_job,
+                first_asked_at=now,
+                due_at=now,
+            )
+        )
+        if build.due_at is None or build.due_at <= now:
+            self._builds.hint(build.id, now)
+            self._dispatcher.soon(TaskKind.BUILD, build.id)
+        return build
+
+    def hint(self, forge: str, project_id: int, sha: CommitSha) -> None:
+        """Look at a commit's build now, because a hook spoke of it; nothing when nobody ever asked for it."""
+        id_ = build_id(forge, project_id, sha)
+        if self._builds.hint(id_, self._clock.now()):
+            self._dispatcher.soon(TaskKind.BUILD, id_)
+
+    def due(self) -> Sequence[str]:
+        """Return the builds to look at now."""
+        return self._builds.due(self._clock.now(), limit=100)
+
+    def build_now(self, subject: Subject, credential: Credential) -> None:
+        """Start the manual job, or make a pipeline; raises MissingScope, Forbidden or Conflict."""
+        build = self._builds.get(build_id(subject.forge, subject.project.id, subject.sha))
+        if build is not None and build.job is not None:
+            if build.job.status is JobStatus.MANUAL:
+                self._forge.play(credential, subject.project.id, build.job.id)
+        else:
+            refs = self._forge.refs_of(credential, subject.project.id, subject.sha)
+            heads = [ref for ref in refs if self._is_head(ref.name, subject, credential)]
+            if heads:
+                self._forge.create_pipeline(credential, subject.project.id, heads[0].name)
+        self.watch(subject)
+        self.hint(subject.forge, subject.project.id, subject.sha)
+
+    def _is_head(self, ref: str, subject: Subject, credential: Credential) -> bool:
+        found = self._forge.ref(credential, subject.project.id, ref)
+        return found is not None and found.sha == subject.sha
+
+    def poll(self, id: str) -> None:  # noqa: A002
+        """Look at one build with any waiter's credential and tell its sessions what changed; idempotent."""
+        if not self._builds.claim(id, seconds=POLL_LEASE_SECONDS):
+            return
+        before = self._builds.get(id)
+        if before is None:
+            return
+        after = self._look(before)
+        saved = self._builds.save(after)
+        if saved is not None and _differs(before, after):
+            _log.info(
+                "build_changed",
+                build=id,
+                status=after.job.status.value if after.job else None,
+                trouble=after.trouble or None,
+            )
+            self._waiters.wake(id)
+
+    def _look(self, build: Build) -> Build:
+        now = self._clock.now()
+        for session, credential in self._waiters.credentials(build.id):
+            try:
+                seen = self._ask(build, credential, now)
+            except (SignInRequired, Forbidden, NotFound) as error:
+                _log.warning("waiter_refused", session=session, build=build.id, error=error.message)
+                continue
+            except TemporaryError as error:
+                wait = max(error.retry_after_seconds, POLL_SECONDS[0])
+                due_at = now + timedelta(seconds=wait)
+                return replace(build, trouble=error.message, due_at=due_at, looks=build.looks + 1)
+            return self._scheduled(build, seen, now)
+        # Nobody with a working credential is left: the row sleeps until somebody asks or a hook comes.
+        return replace(build, due_at=None)
+
+    def _ask(self, build: Build, credential: Credential, now: datetime) -> Build:
+        job = build.job
+        pipelines = build.pipelines
+        if job is not None and job.status in MOVING:
+            job = self._forge.job(credential, build.project_id, job.id)
+        if job is None or job.status not in MOVING:
+            # Ended, or not there: a retry, or a newer pipeline of the same commit, may have a better one.
+            seen = self._forge.builds(credential, build.project_id, build.sha, job_name=build.job_name)
+            job, pipelines = best_job(seen.jobs), seen.pipelines
+        after = replace(build, job=job, pipelines=pipelines, checked_at=now, trouble="")
+        after = replace(after, finished_at=_finished_at(build, after, now))
+        return self._copy_log(build, after, credential)
+
+    def _copy_log(self, before: Build, after: Build, credential: Credential) -> Build:
+        job = after.job
+        if job is None or job.started_at is None:
+            return after
+        if _differs(before, after) or job.status in MOVING:
+            text = build_log.clean(self._forge.job_log(credential, after.project_id, job.id))
+            size = len(text.encode())
+            if size != before.log_bytes:
+                self._builds.replace_log(after.id, text)
+                self._waiters.wake(after.id)
+            return replace(after, log_bytes=size)
+        return after
+
+    def _scheduled(self, before: Build, after: Build, now: datetime) -> Build:
+        looks = 0 if _differs(before, after) else before.looks + 1
+        is_over = after.job is not None and after.job.status not in MOVING and after.job.status is not JobStatus.MANUAL
+        seconds = POLL_SECONDS[min(looks, len(POLL_SECONDS) - 1)]
+        if not self._waiters.has_waiting(after.id):
+            seconds = LISTEN_SECONDS
+        jitter = random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, hides nothing
+        due_at = None if is_over else now + timedelta(seconds=seconds * jitter)
+        return replace(after, looks=looks, is_over=is_over, due_at=due_at)
+
+
+def _differs(before: Build, after: Build) -> bool:
+    def face(build: Build) -> tuple[object, ...]:
+        job = build.job
+        return (
+            build.checked_at is None,
+            build.trouble,
+            tuple((pipeline.id, pipeline.status) for pipeline in build.pipelines),
+            None if job is None else (job.id, job.status, job.failure_reason, job.started_at),
+        )
+
+    return face(before) != face(after)
+
+
+def _finished_at(before: Build, after: Build, now: datetime) -> datetime | None:
+    """Return when the job ended: by our clock when we saw it end, by GitLab's when it had ended before we looked."""
+    job = after.job
+    if job is None or job.status in MOVING - {JobStatus.CANCELING}:
+        return None
+    if before.finished_at is not None and before.job is not None and before.job.id == job.id:
+        return before.finished_at
+    return now if before.job is not None else (job.finished_at or now)
+
+
+def _is_of_commit(image: RegistryImage, sha: CommitSha) -> bool:
+    """Say whether a tag's image is this commit's: a label naming another commit says that it is not."""
+    return image.labels.get(REVISION_LABEL, sha) == sha
+
+
+def _short_tag_note(image: RegistryImage, tag: str, sha: CommitSha) -> str:
+    is_short = len(tag) < len(sha) and tag in {sha[:SHORT_SHA_LENGTH], sha[: SHORT_SHA_LENGTH + 1]}
+    return "matched by short tag" if is_short and REVISION_LABEL not in image.labels else ""
