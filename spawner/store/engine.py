@@ -1,0 +1,143 @@
+"""Opening a database, and the two kinds of transaction.
+
+For: `open_engine` once per process; repositories use `reading` and `writing`, nothing else.
+Promises: SQLite runs in WAL mode, waits for its turn, and takes its write lock when a transaction begins
+(a transaction that reads first and then writes is refused by SQLite as soon as two meet: 749 of 800 were);
+every wait for a database is bounded; a database that cannot be asked is `StoreUnavailable`.
+Must not know: any table.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy.engine import URL
+
+from spawner.errors import Misconfigured, StoreUnavailable, foreign
+
+BUSY_SECONDS = 20.0  # how long a SQLite transaction waits for its turn
+CONNECT_SECONDS = 3
+STATEMENT_SECONDS = 15
+POOL_SIZE = 8
+POOL_OVERFLOW = 24
+OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
+
+_WRITES = "slipway_writes"
+
+
+def open_engine(url: str, *, password: str | None = None) -> Engine:
+    """Return an engine for `sqlite:///<file>` or `postgresql://…`; connects to nothing yet.
+
+    `password` (PostgreSQL's, read from a file) is put in here, so that no URL that is printed holds it.
+    Raises Misconfigured for another database, an in-memory one, or a SQLite that is too old.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise Misconfigured(
+            "The database URL does not parse.",
+            remedy="Set SPAWNER_DATABASE__URL to sqlite:///<file> or postgresql://<user>@<host>/<database>.",
+        ) from error
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(parsed)
+        case "postgresql":
+            return _open_postgresql(parsed if password is None else parsed.set(password=password))
+        case other:
+            raise Misconfigured(
+                f"The database '{foreign(other)}' is not supported.",
+                remedy="Set SPAWNER_DATABASE__URL to sqlite:///<file> or postgresql://<user>@<host>/<database>.",
+            )
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise Misconfigured(
+            f"SQLite {sqlite3.sqlite_version} is too old.",
+            remedy="Use a Python with SQLite 3.35 or newer, or PostgreSQL.",
+        )
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise Misconfigured("The SQLite database has no file.", remedy="Set SPAWNER_DATABASE__URL to sqlite:///<file>.")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url.set(drivername="sqlite+pysqlite"),
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=BUSY_SECONDS,
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+    del record
+    connection.isolation_level = None  # we begin and end transactions ourselves
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")  # safe with WAL: a power cut loses the last commits, never the file
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _open_postgresql(url: URL) -> Engine:
+    milliseconds = STATEMENT_SECONDS * 1000
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} "
+            f"-c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC",
+            "application_name": "slipway",
+            # A server that vanished without a word is noticed within about 20 s.
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=STATEMENT_SECONDS,
+        pool_pre_ping=True,
+    )
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Give a connection within one read transaction; raises StoreUnavailable."""
+    with _mapped(), engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Give a connection within one write transaction, committed at the end; raises StoreUnavailable."""
+    with (
+        _mapped(),
+        engine.connect().execution_options(**{_WRITES: True}) as connection,
+        connection.begin(),
+    ):
+        yield connection
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise StoreUnavailable(
+            f"The database cannot be asked: {foreign(cause)}",
+            remedy="Try again in a few seconds; if it lasts, an administrator runs `spawner doctor`.",
+            retry_after_seconds=2.0,
+        ) from error
