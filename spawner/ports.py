@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
@@ -351,8 +352,14 @@ class Registry(Protocol):
         """Return the tags of `host/repository`; empty when the repository does not exist."""
         ...
 
-    def layers(self, reference: str, credential: Credential | None) -> Sequence[bytes]:
-        """Return a small (environment) image's layers, lowest first; raises ImageUnavailable: gone or too large."""
+    def manifest(self, reference: str, credential: Credential | None) -> bytes:
+        """Return the exact bytes of an image's manifest; raises ImageUnavailable when it is gone."""
+        ...
+
+    def save_blob(
+        self, reference: str, digest: str, target: Path, *, largest_bytes: int, credential: Credential | None
+    ) -> None:
+        """Write one verified blob of an image to a new file; raises ImageUnavailable when gone or too large."""
         ...
 
 

@@ -7,6 +7,7 @@ Must not know: HTTP, the database, sessions (it sees them as `Waiters`), python-
 """
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
-from builder.tags import commit_tags, environment_tag
+from builder.entries import Kind
+from builder.tags import Label, candidate_tags, environment_tag, names_commit
 
 from spawner.errors import Forbidden, NotFound, SignInRequired, TemporaryError
 from spawner.images import log as build_log
@@ -22,7 +24,7 @@ from spawner.images.model import Build, ChosenImage, Facts, Found, ImageSource, 
 from spawner.images.reference import parse
 from spawner.images.resolve import MOVING, best_job, default_kind
 from spawner.images.store import BuildStore
-from spawner.names import SHORT_SHA_LENGTH, CommitSha, SessionName
+from spawner.names import SHORT_SHA_LENGTH, CommitSha, ProjectPath, SessionName
 from spawner.ports import (
     Clock,
     Credential,
@@ -43,9 +45,8 @@ POLL_SECONDS = (2.0, 5.0, 10.0, 20.0)  # after the 1st, 2nd … look without a c
 LISTEN_SECONDS = 20.0  # when nobody waits, but somebody runs on a lesser rung
 POLL_LEASE_SECONDS = 60.0  # longer than the slowest look: every call of it has its own time limit
 ANCESTORS_LIMIT = 100
+OWN_TAG = re.compile(r"(?:[0-9a-f]{7}|[0-9a-f]{8}|[0-9a-f]{40})(?:-environment)?")
 BUILTIN = "builtin/"  # an image that the runtime carries itself
-KEY_LABEL = "io.slipway.environment-key"
-REVISION_LABEL = "org.opencontainers.image.revision"
 
 
 class Waiters(Protocol):
@@ -143,13 +144,9 @@ class ImageService:
         if not subject.requested:
             return None
         reference = parse(subject.requested)
-        own = {tag for kind in ImageKind for tag in commit_tags(subject.sha, kind.value)}
-        if reference.tag in own and reference.name == subject.project.registry_image:
-            return None
         # The published client guesses the registry's host; its guess still names this project and this commit.
-        if reference.tag in own and reference.path == subject.project.path.lower():
-            return None
-        return str(reference)
+        is_own = names_commit(str(reference), reference.host, subject.project.path, subject.sha)
+        return None if is_own else str(reference)
 
     def _own_rungs(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="facts") as pool:
@@ -169,7 +166,7 @@ class ImageService:
         if name is None:
             return None
         for kind in sorted(subject.accepts):
-            for tag in commit_tags(subject.sha, kind.value):
+            for tag in candidate_tags(subject.sha, Kind(kind.value)):
                 image = self._registry.find(f"{name}:{tag}", credential)
                 if image is not None and _is_of_commit(image, subject.sha):
                     return self._found(image, kind, tag, note=_short_tag_note(image, tag, subject.sha))
@@ -182,7 +179,7 @@ class ImageService:
             for key in keys:
                 tag = environment_tag(key.key)
                 image = self._registry.find(f"{project.registry_image}:{tag}", credential)
-                if image is not None and image.labels.get(KEY_LABEL) == key.key:
+                if image is not None and image.labels.get(Label.ENVIRONMENT_KEY) == key.key:
                     return self._found(image, key.kind, tag, note=self._age_note(image))
         return None
 
@@ -208,7 +205,7 @@ class ImageService:
         parents = self._forge.first_parents(credential, subject.project.id, subject.sha, limit=ANCESTORS_LIMIT)
         for parent in parents:
             for kind in sorted(subject.accepts):
-                for tag in commit_tags(parent, kind.value):
+                for tag in candidate_tags(parent, Kind(kind.value)):
                     image = self._registry.find(f"{name}:{tag}", credential) if tag in tags else None
                     if image is not None and _is_of_commit(image, parent):
                         return replace(self._found(image, kind, tag), built_for_commit=parent)
@@ -219,7 +216,7 @@ class ImageService:
         image = self._registry.find(str(parsed), credential)
         if image is None:
             return None
-        kind = ImageKind(image.labels.get("io.slipway.kind", ImageKind.CONTAINER.value))
+        kind = ImageKind(image.labels.get(Label.KIND, ImageKind.CONTAINER.value))
         return self._found(image, kind, parsed.tag or "")
 
     def _default(self, accepts: frozenset[ImageKind]) -> ChosenImage | None:
@@ -242,13 +239,13 @@ class ImageService:
         )
 
     def _found(self, image: RegistryImage, kind: ImageKind, tag: str, *, note: str = "") -> Found:
-        revision = image.labels.get(REVISION_LABEL)
+        revision = image.labels.get(Label.REVISION)
         return Found(
             image=image,
             kind=kind,
             tag=tag,
             note=note,
-            environment_key=image.labels.get(KEY_LABEL),
+            environment_key=image.labels.get(Label.ENVIRONMENT_KEY),
             built_for_commit=CommitSha(revision) if revision else None,
         )
 
@@ -267,6 +264,33 @@ class ImageService:
     def log(self, id: str) -> str:  # noqa: A002
         """Return the copied log of a build; empty when there is none."""
         return self._builds.log(id)
+
+    def id_of(self, forge: str, project_id: int, sha: CommitSha) -> str:
+        """Return the id of a commit's build, whether or not anybody asked for it."""
+        return build_id(forge, project_id, sha)
+
+    def would_start(self, reference: str, accepts: frozenset[ImageKind], credential: Credential) -> bool:
+        """Say whether a launch that names `reference` would get it, or for a commit's own, rung 2 or 3.
+
+        The project and the commit are read from the reference; one that the person may not see is a "no".
+        """
+        parsed = parse(reference)
+        if parsed.tag is None or not OWN_TAG.fullmatch(parsed.tag):
+            return self._requested(str(parsed), credential) is not None
+        try:
+            project = self._forge.project(credential, ProjectPath(parsed.path))
+            commit = self._forge.commit(credential, project.id, parsed.tag.removesuffix("-environment"))
+        except NotFound:
+            return self._requested(str(parsed), credential) is not None
+        if commit is None:
+            return False
+        now = self._clock.now()
+        facts = Facts(accepts=accepts, asked_at=now)
+        subject = Subject(
+            project=project, forge=credential.forge, sha=commit.sha, requested=None, accepts=accepts, asked_at=now
+        )
+        rungs = self._own_rungs(facts, subject, credential)
+        return rungs.exact is not None or rungs.environment is not None
 
     def watch(self, subject: Subject) -> Build:
         """Make sure that somebody looks at the commit's build; returns its row."""
@@ -411,9 +435,9 @@ def _finished_at(before: Build, after: Build, now: datetime) -> datetime | None:
 
 def _is_of_commit(image: RegistryImage, sha: CommitSha) -> bool:
     """Say whether a tag's image is this commit's: a label naming another commit says that it is not."""
-    return image.labels.get(REVISION_LABEL, sha) == sha
+    return image.labels.get(Label.REVISION, sha) == sha
 
 
 def _short_tag_note(image: RegistryImage, tag: str, sha: CommitSha) -> str:
     is_short = len(tag) < len(sha) and tag in {sha[:SHORT_SHA_LENGTH], sha[: SHORT_SHA_LENGTH + 1]}
-    return "matched by short tag" if is_short and REVISION_LABEL not in image.labels else ""
+    return "matched by short tag" if is_short and Label.REVISION not in image.labels else ""

@@ -61,7 +61,9 @@ class Step:
     actions: tuple[Action, ...] = ()
 
 
-def advance(session: Session, facts: Facts, rules: Rules, now: datetime) -> Step:
+def advance(  # noqa: PLR0911 - one return per phase
+    session: Session, facts: Facts, rules: Rules, now: datetime
+) -> Step:
     """Return the next step of a session."""
     if session.target is Target.GONE:
         return _towards_gone(session, facts, rules, now)
@@ -141,7 +143,7 @@ def _starting(session: Session, facts: Facts, rules: Rules, now: datetime) -> St
         return _ready(session, rules, now)
     if session.launched_at is not None and seen is not None and seen.health in {Health.EXITED, Health.GONE}:
         return _fail(session, _cause(seen, "ended before it answered"), now)
-    end = session.phase_since + timedelta(seconds=rules.start_budget_seconds)
+    end = (session.launched_at or now) + timedelta(seconds=rules.start_budget_seconds)
     if session.launched_at is not None and now >= end:
         failure = Failure(
             code="start_too_long",

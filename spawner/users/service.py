@@ -113,6 +113,13 @@ class UserService:
         user = self._store.get(found.user_id) if found else None
         return Caller(user=user, login_id=login_id) if user else None
 
+    def person(self, person: UserId) -> User:
+        """Return a person who has been here before; raises SignInRequired for anybody else."""
+        user = self._store.get(person)
+        if user is None:
+            raise SignInRequired("You have not signed in here yet.", remedy="Sign in with GitLab.")
+        return user
+
     def log_out(self, login_id: str) -> None:
         """End a login, in every tab and process; a no-op when it has ended."""
         self._store.remove_login(_hash(login_id))

@@ -1,0 +1,128 @@
+"""From what a person names to one commit of one project that they may launch.
+
+For: `SessionService.launch` and the launch page. Promises: the person's own token is asked, each time; a
+project or commit they may not see is told apart from one that does not exist by nobody; the full SHA comes
+back, whatever was named; calls that do not need each other are made side by side.
+Must not know: sessions' phases, HTTP.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from spawner.errors import InvalidInput, RevisionNotFound, foreign
+from spawner.names import CommitSha, ProjectPath, is_full_sha
+from spawner.ports import AccessLevel, Commit, Credential, Forge, Project, Ref, RefKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What is launched: a commit on a branch (or tag) of a project, and how the person stands to it."""
+
+    project: Project
+    commit: Commit
+    branch: str
+    ref_kind: RefKind
+    access_level: int = AccessLevel.NONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What the person named. `sha` and `branch` may each be absent; `revision` is either, unread (from a URL)."""
+
+    project: ProjectPath
+    sha: str | None = None
+    branch: str | None = None
+    revision: str | None = None
+
+
+class Finder:
+    """Finds the place that a person names, with their rights."""
+
+    def __init__(self, *, forge: Forge, pool: ThreadPoolExecutor) -> None:
+        self._forge = forge
+        self._pool = pool
+
+    def find(self, named: Named, credential: Credential, forge_user_id: int) -> Place:
+        """Return the place; raises ProjectNotFound, RevisionNotFound or InvalidInput."""
+        if named.sha is not None and not is_full_sha(named.sha):
+            raise InvalidInput(
+                f"'{foreign(named.sha, limit=60)}' is not a full commit SHA.",
+                remedy="Give all 40 hexadecimal digits, in lower case.",
+                detail="commit_sha",
+            )
+        project = self._forge.project(credential, named.project)
+        level = self._pool.submit(self._forge.access_level, credential, project.id, forge_user_id)
+        place = self._place(named, project, credential)
+        return Place(
+            project=project,
+            commit=place.commit,
+            branch=place.branch,
+            ref_kind=place.ref_kind,
+            access_level=level.result(),
+        )
+
+    def _place(self, named: Named, project: Project, credential: Credential) -> Place:
+        if named.sha is not None:
+            return self._at_commit(named.sha, named.branch, project, credential)
+        wanted = named.branch or named.revision or project.default_branch
+        if wanted is None:
+            raise RevisionNotFound(
+                f"The project {project.path} has no commit yet.", remedy="Push a commit, then launch it."
+            )
+        ref = self._forge.ref(credential, project.id, wanted)
+        if ref is not None:
+            commit = self._commit(ref.sha or ref.name, project, credential)
+            return Place(project=project, commit=commit, branch=ref.name, ref_kind=ref.kind)
+        if named.branch is not None:
+            raise _no_branch(named.branch, project)
+        commit = self._commit(wanted, project, credential)
+        return self._at_commit(commit.sha, None, project, credential)
+
+    def _at_commit(self, sha: str, branch: str | None, project: Project, credential: Credential) -> Place:
+        commit = self._pool.submit(self._commit, sha, project, credential)
+        refs = self._pool.submit(self._forge.refs_of, credential, project.id, CommitSha(sha))
+        ref = self._pool.submit(self._forge.ref, credential, project.id, branch) if branch is not None else None
+        found = commit.result()
+        holding = refs.result()
+        if not holding and not self._forge.in_open_merge_request(credential, project.id, found.sha):
+            raise RevisionNotFound(
+                f"Commit {sha[:12]} is on no branch, tag or open merge request of {project.path}.",
+                remedy="Push it to a branch of this project, or launch it from the project it is of.",
+            )
+        if ref is None:
+            chosen = best_ref(holding, project.default_branch)
+            return Place(project=project, commit=found, branch=chosen.name, ref_kind=chosen.kind)
+        named = ref.result()
+        if named is None:
+            raise _no_branch(branch or "", project)
+        return Place(project=project, commit=found, branch=named.name, ref_kind=named.kind)
+
+    def _commit(self, revision: str, project: Project, credential: Credential) -> Commit:
+        commit = self._forge.commit(credential, project.id, revision)
+        if commit is None:
+            raise RevisionNotFound(
+                f"{project.path} has no commit, branch or tag '{foreign(revision, limit=60)}'.",
+                remedy="Check the name; a commit that was never pushed is not there yet.",
+            )
+        return commit
+
+
+def best_ref(refs: Sequence[Ref], default_branch: str | None) -> Ref:
+    """Return the ref a bare commit is launched on: the default branch, else the first branch by name, else a tag.
+
+    Raises RevisionNotFound when there is none.
+    """
+    branches = sorted((ref for ref in refs if ref.kind is RefKind.BRANCH), key=lambda ref: ref.name)
+    tags = sorted((ref for ref in refs if ref.kind is RefKind.TAG), key=lambda ref: ref.name)
+    ordered = [*(ref for ref in branches if ref.name == default_branch), *branches, *tags]
+    if not ordered:
+        raise RevisionNotFound("The commit is on no branch and no tag.", remedy="Name its branch.")
+    return ordered[0]
+
+
+def _no_branch(branch: str, project: Project) -> RevisionNotFound:
+    return RevisionNotFound(
+        f"The following resources are missing: branch {foreign(branch, limit=120)} does not exist in {project.path}.",
+        remedy="Check the branch's name; it is case sensitive.",
+    )

@@ -1,0 +1,379 @@
+"""One path for launch, waiting, stop, crash recovery and retention: look, decide, save, act.
+
+For: the `session` task calls `reconcile(name)`; it may run at any time, twice, anywhere.
+Promises: at most one holder of a session's lease acts; each save comes before its actions; each step of a
+start is saved before the next; a wake-up that comes meanwhile is not lost.
+Must not know: HTTP, the database, any runtime's or GitLab's shapes.
+"""
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import structlog
+
+from spawner.errors import PermanentError, SignInRequired, SpawnerError, TemporaryError
+from spawner.images.model import BuildPolicy, Fallback, FallbackPolicy, Policy, Ready, Unavailable, Waiting
+from spawner.images.resolve import fall, resolve
+from spawner.images.service import BUILTIN, ImageService, Subject
+from spawner.names import SessionName, WorkloadName, WorkloadSubject, workload_name
+from spawner.ports import (
+    Clock,
+    Credential,
+    Dispatcher,
+    Health,
+    ImageKind,
+    Observation,
+    Runtime,
+    Workload,
+    WorkloadImage,
+)
+from spawner.sessions import machine
+from spawner.sessions.checkout import CheckoutPlan
+from spawner.sessions.machine import Action, Facts, Rules
+from spawner.sessions.model import EventKind, Failure, NewEvent, Phase, Session, Target, WorkloadRow
+from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
+from spawner.sessions.store import Claim, SessionStore
+from spawner.users.service import UserService
+
+_log = structlog.get_logger()
+
+LEASE_SECONDS = 4.0
+RENEW_SECONDS = 1.0
+ROUNDS_LIMIT = 50  # a step that always asks for another is a defect, not a session
+SIGN_IN_AGAIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """What the settings say about sessions. Times in seconds."""
+
+    instance: str
+    default_runtime: str
+    report_url: str
+    relay_url: str
+    default_url: str = "/lab"
+    url_choices: tuple[str, ...] = ("/lab",)
+    classes: tuple[ResourceClass, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    access_check_seconds: float = 900.0
+
+
+class _LeaseLostError(Exception):
+    """Somebody else holds the session now; leave everything as it is."""
+
+
+class Reconciler:
+    """Brings one session closer to its target."""
+
+    def __init__(  # noqa: PLR0913 - a service is its ports
+        self,
+        *,
+        sessions: SessionStore,
+        images: ImageService,
+        users: UserService,
+        runtimes: Mapping[str, Runtime],
+        dispatcher: Dispatcher,
+        clock: Clock,
+        settings: SessionSettings,
+        checkouts: CheckoutPlan,
+    ) -> None:
+        self._sessions = sessions
+        self._images = images
+        self._users = users
+        self._runtimes = runtimes
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._settings = settings
+        self._checkouts = checkouts
+        self._holder = uuid.uuid4().hex
+
+    def reconcile(self, name: SessionName) -> None:
+        """Look at a session until nothing is left to do now; returns at once when another holder is at it."""
+        holder = f"{self._holder}-{threading.get_ident()}"
+        claim = self._sessions.claim(name, holder=holder, seconds=LEASE_SECONDS)
+        if claim is None:
+            return
+        try:
+            with self._renewed(claim):
+                for _ in range(ROUNDS_LIMIT):
+                    claim = self._settle(claim)
+                    if self._sessions.release(claim):
+                        return
+            _log.error("session_does_not_settle", session=name)
+        except _LeaseLostError:
+            _log.info("lease_lost", session=name)
+
+    @contextmanager
+    def _renewed(self, claim: Claim) -> Iterator[None]:
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(RENEW_SECONDS):
+                if not self._sessions.renew(claim, seconds=LEASE_SECONDS):
+                    return
+
+        thread = threading.Thread(target=renew, name=f"lease-{claim.name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _settle(self, claim: Claim) -> Claim:
+        """Step until a step changes nothing and asks for nothing."""
+        for _ in range(ROUNDS_LIMIT):
+            refreshed = self._sessions.refresh(claim)
+            if refreshed is None:
+                raise _LeaseLostError
+            session, claim = refreshed
+            step = machine.advance(session, self._facts(session), self._settings.rules, self._clock.now())
+            after = self._save(session, step, claim)
+            acted = [self._perform(action, after, claim) for action in step.actions]
+            if not any(acted) and after.phase is session.phase:
+                return claim
+        return claim
+
+    def _save(self, before: Session, step: machine.Step, claim: Claim) -> Session:
+        if step.session == before and not step.events:
+            return before
+        saved = self._sessions.save(step.session, step.events, claim)
+        if saved is None:
+            raise _LeaseLostError
+        if step.events:
+            self._dispatcher.announce(saved.name)
+        if saved.phase is not before.phase:
+            _log.info("session_phase", session=saved.name, before=before.phase.value, after=saved.phase.value)
+        return saved
+
+    # ------------------------------------------------------------ facts
+
+    def _facts(self, session: Session) -> Facts:
+        wants_image = session.target is Target.RUNNING and session.phase in {Phase.NEW, Phase.QUEUED, Phase.WAITING}
+        if wants_image:
+            return self._image_facts(session)
+        return Facts(observation=self._observe(session))
+
+    def _image_facts(self, session: Session) -> Facts:
+        try:
+            credential = self._users.credential(session.user_id, session=session.name)
+            return Facts(decision=self._decide(session, credential))
+        except SignInRequired as error:
+            again_at = self._clock.now() + timedelta(seconds=SIGN_IN_AGAIN_SECONDS)
+            return Facts(decision=Waiting(reason=f"{error.message} {error.remedy}".strip(), due_at=again_at))
+        except TemporaryError as error:
+            again_at = self._clock.now() + timedelta(seconds=error.retry_after_seconds)
+            return Facts(decision=Waiting(reason=error.message, due_at=again_at))
+        except PermanentError as error:
+            return Facts(failure=_failure(error))
+
+    def _decide(self, session: Session, credential: Credential) -> Ready | Waiting | Unavailable:
+        now = self._clock.now()
+        subject = self.subject(session)
+        policy = self.policy(session)
+        if session.request.build is BuildPolicy.NOW and session.phase is Phase.NEW:
+            self._images.build_now(subject, credential)
+        facts = self._images.facts(subject, credential)
+        if facts.trouble:
+            since = session.trouble_since if session.phase is Phase.WAITING else None
+            facts = replace(facts, trouble_since=since or session.image_asked_at or now)
+        decision = resolve(facts, policy, now)
+        if not isinstance(decision, Fallback):
+            return decision
+        if policy.fallback is FallbackPolicy.ANCESTOR:
+            facts = self._images.with_ancestor(facts, subject, credential)
+        _log.info("image_fallback", session=session.name, code=decision.code)
+        return fall(facts, policy, decision)
+
+    def subject(self, session: Session) -> Subject:
+        """Return what the image service must know of a session."""
+        runtime = self._runtimes[session.runtime]
+        return Subject(
+            project=session.project,
+            forge=session.forge,
+            sha=session.sha,
+            requested=session.request.image,
+            accepts=runtime.image_kinds,
+            asked_at=session.image_asked_at or session.created_at,
+        )
+
+    def policy(self, session: Session) -> Policy:
+        """Return the rules of this launch: the settings', changed by the request."""
+        settings = self._images.settings.policy
+        return replace(
+            settings,
+            build=session.request.build,
+            fallback=session.request.fallback or settings.fallback,
+            is_start_now=session.is_start_now,
+        )
+
+    def _observe(self, session: Session) -> Observation | None:
+        """Return what is known of the workload: the agent's word where it is enough, else a look."""
+        if session.workload is None:
+            return None
+        told = self._sessions.observation(session.workload)
+        is_ending = session.phase in {Phase.STOPPING, Phase.FAILED} or session.target is Target.GONE
+        is_over = told is not None and told.health in {Health.EXITED, Health.GONE}
+        is_being_submitted = session.phase is Phase.STARTING and session.launched_at is None
+        if not is_ending and (is_over or is_being_submitted):
+            return told
+        return self._look(session, session.workload, told)
+
+    def _look(self, session: Session, workload: WorkloadName, told: Observation | None) -> Observation | None:
+        row = self._sessions.workload(workload)
+        if row is None or not row.state:
+            return Observation(health=Health.GONE)
+        try:
+            seen = self._runtimes[session.runtime].observe([row.state])[0]
+        except TemporaryError as error:
+            _log.warning("runtime_not_asked", session=session.name, error=error.message)
+            return told
+        is_less = seen.health in {Health.UNKNOWN, Health.STARTING}
+        return told if is_less and told is not None else seen
+
+    # ------------------------------------------------------------ actions
+
+    def _perform(self, action: Action, session: Session, claim: Claim) -> bool:
+        """Perform one action; True asks for another look at once."""
+        match action:
+            case Action.WATCH_BUILD:
+                self._images.watch(self.subject(session))
+                return False
+            case Action.START:
+                self._start(session, claim)
+                return True
+            case Action.STOP:
+                return self._stop(session)
+            case Action.RELEASE:
+                self._release(session)
+                return False
+
+    def _start(self, session: Session, claim: Claim) -> None:
+        runtime = self._runtimes[session.runtime]
+        try:
+            workload = self._workload(session)
+            session = self._saved(replace(session, workload=workload.name), (), claim)
+            if self._sessions.workload(workload.name) is None:
+                self._sessions.put_workload(_row(workload, session))
+            for progress in runtime.start(workload):
+                self._sessions.set_state(workload.name, progress.state)
+                step = NewEvent(kind=EventKind.STEP, message=progress.message)
+                session = self._saved(replace(session, step=progress.message), (step,), claim)
+                if self._is_unwanted(session):
+                    return
+            self._saved(replace(session, launched_at=self._clock.now()), (), claim)
+        except TemporaryError as error:
+            self._hold(session, error, claim)
+        except PermanentError as error:
+            failed = machine.advance(session, Facts(failure=_failure(error)), self._settings.rules, self._clock.now())
+            after = self._save(session, failed, claim)
+            for action in failed.actions:
+                self._perform(action, after, claim)
+
+    def _hold(self, session: Session, error: TemporaryError, claim: Claim) -> None:
+        """Put a start off: the next look tries again, until the start budget is spent."""
+        now = self._clock.now()
+        budget = timedelta(seconds=self._settings.rules.start_budget_seconds)
+        if now >= session.phase_since + budget:
+            failure = Failure(code="start_failed", message=error.message, remedy=error.remedy)
+            step = machine.advance(session, Facts(failure=failure), self._settings.rules, now)
+            self._save(session, step, claim)
+            return
+        later = replace(session, step=error.message, due_at=now + timedelta(seconds=error.retry_after_seconds))
+        event = NewEvent(kind=EventKind.WARNING, message=error.message)
+        self._saved(later, (event,) if session.step != error.message else (), claim)
+        raise _LeaseLostError  # let go: `due_at` brings the session back
+
+    def _saved(self, session: Session, events: Sequence[NewEvent], claim: Claim) -> Session:
+        saved = self._sessions.save(session, events, claim)
+        if saved is None:
+            raise _LeaseLostError
+        if events:
+            self._dispatcher.announce(saved.name)
+        return saved
+
+    def _is_unwanted(self, session: Session) -> bool:
+        current = self._sessions.get(session.name)
+        return current is None or current.target is not Target.RUNNING
+
+    def _workload(self, session: Session) -> Workload:
+        credential: Credential | None = None
+        image = session.image
+        if image is not None and not image.reference.startswith(BUILTIN):
+            credential = self._users.credential(session.user_id, session=session.name)
+        name = workload_name(self.name_subject(session), generation=session.generation)
+        secret = self._users.session_credential(name, session.generation)
+        chosen = by_id(self._settings.classes, session.request.resource_class_id)
+        return Workload(
+            name=name,
+            generation=session.generation,
+            session=session.name,
+            user_id=session.user_id,
+            username=session.username,
+            workspace=session.workspace,
+            image=None
+            if image is None
+            else WorkloadImage(
+                reference=image.reference,
+                digest=image.digest,
+                kind=ImageKind(image.kind),
+                pull_credential=credential,
+            ),
+            checkout=self._checkouts.of(session),
+            credential=secret,
+            report_url=self._settings.report_url,
+            default_url=session.request.default_url,
+            environment=session.request.environment,
+            resources=resources(chosen, storage_bytes=round(session.request.storage_gigabytes * GIGABYTE)),
+            annotations={"project": session.project_path, "branch": session.branch, "commit": session.sha},
+        )
+
+    def name_subject(self, session: Session) -> WorkloadSubject:
+        """Return the tuple that a session's workloads and workspace are named by."""
+        return WorkloadSubject(
+            instance=session.instance,
+            forge=session.forge,
+            user_id=session.user_id,
+            project_id=session.project_id,
+            project=session.project_path.rpartition("/")[2],
+            branch=session.branch,
+            sha=session.sha,
+        )
+
+    def _stop(self, session: Session) -> bool:
+        """Ask the runtime to end the workload; the next look comes by `due_at` or by the agent's last word."""
+        row = self._sessions.workload(session.workload) if session.workload else None
+        if row is None or not row.state:
+            return session.phase in {Phase.STOPPING, Phase.FAILED}
+        try:
+            self._runtimes[session.runtime].stop(row.state, grace_seconds=self._settings.rules.stop_grace_seconds)
+        except TemporaryError as error:
+            _log.warning("stop_put_off", session=session.name, error=error.message)
+        return False
+
+    def _release(self, session: Session) -> None:
+        self._users.drop_bearer(session.user_id, session.name)
+        runtime = self._runtimes[session.runtime]
+        release = getattr(runtime, "release", None)
+        if release is not None and self._sessions.count_running(session.user_id) == 0:
+            release(session.user_id)
+
+
+def _row(workload: Workload, session: Session) -> WorkloadRow:
+    return WorkloadRow(
+        name=workload.name,
+        owner_kind="session",
+        owner_name=session.name,
+        site=session.runtime,
+        image=workload.image.reference if workload.image else None,
+        state={},
+        generation=workload.generation,
+    )
+
+
+def _failure(error: SpawnerError) -> Failure:
+    return Failure(code=type(error).__name__, message=error.message, remedy=error.remedy)

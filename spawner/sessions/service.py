@@ -1,0 +1,602 @@
+"""What people, programs and agents may ask of sessions.
+
+For: the edges call one method per request. Promises: a session is shown to nobody who may not know of it (the
+same SessionNotFound as for one that does not exist); a launch is accepted, not awaited; asking twice is asking
+once.
+Must not know: HTTP, the database, any runtime's or GitLab's shapes.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from urllib.parse import urlencode
+
+import structlog
+
+from spawner.errors import (
+    Conflict,
+    HibernationUnavailable,
+    InvalidInput,
+    NameTooLong,
+    NotFound,
+    SessionNotFound,
+    TemporaryError,
+    TokenRejected,
+)
+from spawner.images.model import Build
+from spawner.images.reference import parse
+from spawner.images.service import ImageService, Subject
+from spawner.names import (
+    CommitSha,
+    ProjectPath,
+    SessionName,
+    SessionSubject,
+    UserId,
+    safe_username,
+    session_name,
+    workspace_name,
+)
+from spawner.ports import (
+    Clock,
+    Credential,
+    Dispatcher,
+    Forge,
+    Health,
+    ImageKind,
+    JobStatus,
+    Observation,
+    Registry,
+    Routes,
+    Runtime,
+    TaskKind,
+)
+from spawner.sessions import machine
+from spawner.sessions.launching import Finder, Named, Place
+from spawner.sessions.model import Event, EventKind, LaunchRequest, NewEvent, Phase, Session, Target
+from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
+from spawner.sessions.reconcile import Reconciler, SessionSettings
+from spawner.sessions.store import Filter, SessionStore
+from spawner.users.access import GitAccess, Relation, git_access, may_change, may_see, may_stop
+from spawner.users.model import Caller
+from spawner.users.service import UserService
+
+_log = structlog.get_logger()
+
+ACCESS_CACHE_SECONDS = 60.0
+USERNAME_LIMIT = 63  # a label's; Renku refuses longer ones too
+DUE_LIMIT = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchCommand:
+    """A launch, as a person or program asks for it. Absent branch: the project's default; absent SHA: its head."""
+
+    project: ProjectPath
+    request: LaunchRequest
+    sha: str | None = None
+    branch: str | None = None
+    forge: str = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A URL that lets its holder into the session once, until it expires."""
+
+    url: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an agent says of its session: `event` is `ready`, `exited` or `step`."""
+
+    event: str
+    message: str = ""
+    exit_code: int | None = None
+    is_out_of_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayGrant:
+    """What one relayed Git request may do: the project, the rights, and the token to add (never shown)."""
+
+    session: SessionName
+    project: ProjectPath
+    access: GitAccess
+    credential: Credential | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Standing:
+    """A person's level in a project, as GitLab said at `at`."""
+
+    level: int
+    at: datetime
+
+
+class SessionService:
+    """Launch, see, open, stop."""
+
+    def __init__(  # noqa: PLR0913 - a service is its ports
+        self,
+        *,
+        sessions: SessionStore,
+        images: ImageService,
+        users: UserService,
+        forge: Forge,
+        registry: Registry,
+        runtimes: Mapping[str, Runtime],
+        routes: Mapping[str, Routes],
+        dispatcher: Dispatcher,
+        clock: Clock,
+        settings: SessionSettings,
+        reconciler: Reconciler,
+    ) -> None:
+        self._sessions = sessions
+        self._images = images
+        self._users = users
+        self._forge = forge
+        self._registry = registry
+        self._runtimes = runtimes
+        self._routes = routes
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self.settings = settings
+        self._reconciler = reconciler
+        self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="gitlab")
+        self._finder = Finder(forge=forge, pool=self._pool)
+        self._standings: dict[tuple[UserId, int], _Standing] = {}
+
+    # ------------------------------------------------------------ launch
+
+    def launch(self, caller: Caller, command: LaunchCommand) -> tuple[Session, bool]:
+        """Accept a launch; (session, False) when it was there already. Asks GitLab with the person's own token."""
+        request = self._checked(command.request)
+        existing = self._existing(caller, command)
+        if existing is not None:
+            return existing, False
+        credential = self._users.credential_of(caller)
+        named = Named(project=command.project, sha=command.sha, branch=command.branch)
+        place = self._finder.find(named, credential, int(caller.user.subject))
+        self._remember(caller.user.id, place.project.id, place.access_level)
+        runtime = self._runtimes[request.runtime or self.settings.default_runtime]
+        warnings = self._admit(runtime, caller)
+        session = self._new(caller, place, replace(request, runtime=runtime.name), warnings)
+        return self._put(caller, session)
+
+    def preview(self, caller: Caller, named: Named) -> Place:
+        """Return what a launch of `named` would launch, without launching it."""
+        credential = self._users.credential_of(caller)
+        place = self._finder.find(named, credential, int(caller.user.subject))
+        self._remember(caller.user.id, place.project.id, place.access_level)
+        return place
+
+    def find(self, caller: Caller, place: Place) -> Session | None:
+        """Return the caller's session of a place, or None."""
+        namespace, _, project = place.project.path.lower().rpartition("/")
+        found = self._sessions.list(
+            Filter(
+                user_id=caller.user.id,
+                namespace=namespace,
+                project=project,
+                branch=place.branch,
+                sha=place.commit.sha,
+                has_ended=None,
+            ),
+            limit=1,
+        )
+        return found[0] if found else None
+
+    def _checked(self, request: LaunchRequest) -> LaunchRequest:
+        if request.image:
+            parse(request.image)
+        name = request.runtime or self.settings.default_runtime
+        if name not in self._runtimes:
+            there = ", ".join(sorted(self._runtimes))
+            raise InvalidInput(f"There is no runtime '{name}'.", remedy=f"Choose one of: {there}.", detail="runtime")
+        chosen = by_id(self.settings.classes, request.resource_class_id)
+        resources(chosen, storage_bytes=round(request.storage_gigabytes * GIGABYTE))
+        return request
+
+    def _existing(self, caller: Caller, command: LaunchCommand) -> Session | None:
+        """Return a living session of exactly these words, without asking GitLab again."""
+        if command.sha is None or command.branch is None:
+            return None
+        for length in (8, 16, 32):
+            name = self._name(caller, command.project, command.branch, command.sha, length)
+            found = self._sessions.get(name)
+            if found is None:
+                return None
+            if _is_subject(found, caller, command.project, command.branch, command.sha):
+                is_living = found.phase not in {Phase.GONE, Phase.FAILED, Phase.STOPPING}
+                return found if is_living and found.target is not Target.GONE else None
+        return None
+
+    def _name(self, caller: Caller, path: str, branch: str, sha: str, length: int) -> SessionName:
+        if len(safe_username(caller.user.username)) > USERNAME_LIMIT:
+            raise NameTooLong(
+                "Your user name is too long for the name of a session.",
+                remedy=f"Escaped, it may have {USERNAME_LIMIT} characters at most.",
+            )
+        namespace, _, project = path.lower().rpartition("/")
+        subject = SessionSubject(
+            username=caller.user.username, namespace=namespace, project=project, branch=branch, sha=sha
+        )
+        return session_name(subject, hash_length=length)
+
+    def _admit(self, runtime: Runtime, caller: Caller) -> tuple[str, ...]:
+        admit = getattr(runtime, "admit", None)
+        return () if admit is None else tuple(admit(caller.user.id, caller.user.username))
+
+    def _new(self, caller: Caller, place: Place, request: LaunchRequest, warnings: tuple[str, ...]) -> Session:
+        now = self._clock.now()
+        session = Session(
+            name=SessionName(""),
+            instance=self.settings.instance,
+            forge=caller.user.forge,
+            user_id=caller.user.id,
+            username=caller.user.username,
+            project=place.project,
+            branch=place.branch,
+            ref_kind=place.ref_kind,
+            sha=place.commit.sha,
+            request=request,
+            runtime=request.runtime or self.settings.default_runtime,
+            target=Target.RUNNING,
+            phase=Phase.NEW,
+            phase_since=now,
+            created_at=now,
+            image_asked_at=now,
+            due_at=now,
+            warnings=warnings,
+            build_id=self._images.id_of(caller.user.forge, place.project.id, place.commit.sha),
+        )
+        return replace(session, workspace=workspace_name(self._reconciler.name_subject(session)))
+
+    def _put(self, caller: Caller, session: Session) -> tuple[Session, bool]:
+        for length in (8, 16, 32):
+            name = self._name(caller, session.project_path, session.branch, session.sha, length)
+            named = replace(session, name=name)
+            event = NewEvent(kind=EventKind.PHASE, message="Accepted.", data={"to": Phase.NEW.value})
+            events = [event, *(NewEvent(kind=EventKind.WARNING, message=text) for text in session.warnings)]
+            if caller.bearer is not None:
+                self._users.keep_bearer(caller, name)
+            kept, is_new = self._sessions.add(named, events)
+            if is_new:
+                self._wake(kept.name)
+                return kept, True
+            if _is_subject(kept, caller, session.project_path, session.branch, session.sha):
+                return self._relaunched(kept, named)
+        raise Conflict("Three sessions meet in one name.", remedy="Stop one of them, then launch again.")
+
+    def _relaunched(self, kept: Session, wanted: Session) -> tuple[Session, bool]:
+        """Begin the next generation of an ended session on its workspace; or find that it lives."""
+        if kept.phase is Phase.STOPPING or (kept.target is Target.GONE and kept.phase is not Phase.GONE):
+            self._sessions.wish(kept.name, target=Target.RUNNING, is_start_now=False)
+            self._wake(kept.name)
+            return self._sessions.get(kept.name) or kept, True
+        if kept.phase not in {Phase.GONE, Phase.FAILED}:
+            return kept, False
+        had_workspace = kept.launched_at is not None or kept.has_workspace
+        step = machine.again(replace(kept, request=wanted.request, runtime=wanted.runtime), self._clock.now())
+        step_session = replace(
+            step.session,
+            target=Target.RUNNING,
+            project=wanted.project,
+            is_start_now=False,
+            wants_built_image=False,
+            warnings=wanted.warnings,
+            has_workspace=had_workspace,
+        )
+        saved = self._sessions.relaunch(step_session, step.events)
+        if saved is None:  # somebody was quicker: theirs is the session
+            return self._sessions.get(kept.name) or kept, False
+        self._wake(saved.name)
+        return saved, True
+
+    # ------------------------------------------------------------ see
+
+    def get(self, caller: Caller, name: SessionName) -> Session:
+        """Return a session; raises SessionNotFound, also for one this person may not know of."""
+        session = self._sessions.get(name)
+        if session is None or not may_see(self._relation(caller, session)):
+            raise SessionNotFound(f"The server {name} does not exist.", remedy="See your sessions for those that do.")
+        return session
+
+    def own(self, caller: Caller, name: SessionName) -> Session:
+        """Return a session of the caller's own; raises SessionNotFound for everybody else."""
+        session = self.get(caller, name)
+        if not may_change(Relation(is_owner=session.user_id == caller.user.id)):
+            raise SessionNotFound(f"The server {name} does not exist.", remedy="See your sessions for those that do.")
+        return session
+
+    def list(self, caller: Caller, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Session]:
+        """Return the caller's sessions, newest first."""
+        return self._sessions.list(replace(wanted, user_id=caller.user.id), offset=offset, limit=limit)
+
+    def stamp(self, caller: Caller, wanted: Filter) -> str:
+        """Return a text that changes when `list` would."""
+        return self._sessions.stamp(replace(wanted, user_id=caller.user.id))
+
+    def events(self, caller: Caller, name: SessionName, *, after: int) -> Sequence[Event]:
+        """Return a session's events after one, in order."""
+        self.get(caller, name)
+        return self._sessions.events(name, after=after)
+
+    def heads(self, caller: Caller) -> Mapping[SessionName, int]:
+        """Return the newest event id of each of the caller's sessions."""
+        return self._sessions.heads(caller.user.id)
+
+    def events_of(self, cursors: Mapping[SessionName, int]) -> Sequence[Event]:
+        """Return the events of sessions whose right to see was checked, each after its own cursor."""
+        return self._sessions.events_of(cursors)
+
+    def usage(self, session: Session) -> Observation | None:
+        """Return what was last observed of a session's workload."""
+        return self._sessions.observation(session.workload) if session.workload else None
+
+    def build_of(self, session: Session) -> Build | None:
+        """Return the build of the session's commit, or None when nobody ever asked for it."""
+        return self._images.build(session.build_id) if session.build_id else None
+
+    def build_log(self, caller: Caller, session: Session) -> str:
+        """Return the copied build log, if GitLab lets this person read the job; empty otherwise."""
+        build = self.build_of(session)
+        if build is None or build.job is None or not self._may_read_job(caller, session, build.job.id):
+            return ""
+        return self._images.log(build.id)
+
+    def _may_read_job(self, caller: Caller, session: Session, job_id: int) -> bool:
+        key = (caller.user.id, -job_id)
+        now = self._clock.now()
+        known = self._standings.get(key)
+        if known is not None and (now - known.at).total_seconds() < ACCESS_CACHE_SECONDS:
+            return known.level > 0
+        try:
+            job = self._forge.job(self._users.credential_of(caller), session.project_id, job_id)
+        except (NotFound, TemporaryError):
+            job = None
+        self._standings[key] = _Standing(level=int(job is not None), at=now)
+        return job is not None
+
+    def has_built_image(self, session: Session) -> bool:
+        """Say whether the commit's own image has arrived while the session runs on a lesser one."""
+        build = self.build_of(session)
+        is_lesser = session.image is not None and session.image.source.value in {"default", "ancestor"}
+        is_built = build is not None and build.job is not None and build.job.status is JobStatus.SUCCESS
+        return is_lesser and is_built and session.request.image is None
+
+    def logs(self, caller: Caller, name: SessionName, *, max_lines: int) -> dict[str, str]:
+        """Return each container's last lines, and the build's, by container; empty ones left out."""
+        session = self.get(caller, name)
+        texts: dict[str, list[str]] = {}
+        row = self._sessions.workload(session.workload) if session.workload else None
+        if row is not None and row.state:
+            for line in self._runtimes[session.runtime].logs(row.state, max_lines=max_lines):
+                stamp = f"{line.at.isoformat()} " if line.at else ""
+                texts.setdefault(line.container, []).append(stamp + line.text)
+        built = self.build_log(caller, session).splitlines()
+        if built:
+            texts["image-build"] = built
+        kept = {container: lines[-max_lines:] if max_lines else [] for container, lines in texts.items()}
+        return {container: "\n".join(lines) + "\n" for container, lines in kept.items() if lines}
+
+    # ------------------------------------------------------------ change
+
+    def stop(self, caller: Caller, name: SessionName) -> None:
+        """End a session, in whatever phase it is; idempotent."""
+        session = self.get(caller, name)
+        if not may_stop(self._relation(caller, session)) or session.phase is Phase.GONE:
+            raise SessionNotFound(f"The server {name} does not exist.")
+        self._sessions.wish(name, target=Target.GONE)
+        self._wake(name)
+
+    def start_now(self, caller: Caller, name: SessionName) -> Session:
+        """Stop waiting for the build: the best rung below waiting is taken."""
+        session = self.own(caller, name)
+        if session.phase not in {Phase.NEW, Phase.QUEUED, Phase.WAITING}:
+            raise Conflict("The session is not waiting any more.", remedy="Reload the page.")
+        self._sessions.wish(name, is_start_now=True)
+        self._wake(name)
+        return self._sessions.get(name) or session
+
+    def use_built_image(self, caller: Caller, name: SessionName) -> Session:
+        """Start the session again on the commit's own image, which has arrived; same workspace."""
+        session = self.own(caller, name)
+        if session.phase is not Phase.RUNNING or not self.has_built_image(session):
+            raise Conflict("No newer image of this commit has arrived.", remedy="Wait for its build to succeed.")
+        self._sessions.wish(name, wants_built_image=True, is_start_now=False)
+        self._wake(name)
+        return self._sessions.get(name) or session
+
+    def patch_state(
+        self, caller: Caller, name: SessionName, *, state: str | None, resource_class_id: int | None
+    ) -> Session:
+        """Change a session's state as the compatible contract has it."""
+        session = self.own(caller, name)
+        if state == "hibernated":
+            raise HibernationUnavailable("Sessions cannot be hibernated here.", remedy="Stop the session instead.")
+        if resource_class_id is not None:
+            by_id(self.settings.classes, resource_class_id)
+            if session.phase is not Phase.FAILED:
+                raise InvalidInput(
+                    "The resource class can change only while the session is hibernated or failed.",
+                    remedy="Stop the session, then launch it with the other class.",
+                    detail="resource_class_id",
+                )
+        return session
+
+    def open(self, caller: Caller, name: SessionName) -> Opened:
+        """Make a one-time URL to the running session; its owner's only."""
+        session = self.own(caller, name)
+        row = self._sessions.workload(session.workload) if session.workload else None
+        address = self._routes[session.runtime].address(name, row.state) if row is not None and row.state else None
+        if session.phase is not Phase.RUNNING or address is None:
+            raise Conflict("The session is not running.", remedy="Wait until it is ready, then open it.")
+        code, expires_at = self._users.make_code(name, caller.user.id)
+        query = urlencode({"code": code})
+        return Opened(url=f"{address.people_url}{address.open_path}?{query}", expires_at=expires_at)
+
+    def image_exists(self, caller: Caller, image_url: str) -> bool:
+        """Say whether a launch would get this image, or one as good: rung 1, or 2 and 3 for the commit's own."""
+        return self._images.would_start(image_url, self._accepts(), self._users.credential_of(caller))
+
+    def resource_classes(self) -> Sequence[ResourceClass]:
+        """Return the resource classes there are."""
+        return self.settings.classes
+
+    def _accepts(self) -> frozenset[ImageKind]:
+        return self._runtimes[self.settings.default_runtime].image_kinds
+
+    # ------------------------------------------------------------ agents and the relay
+
+    def report(self, credential: str, report: Report) -> None:
+        """Take an agent's word: ready or exited; anything else only wakes the session."""
+        session = self._of_credential(credential)
+        health = {"ready": Health.READY, "exited": Health.EXITED}.get(report.event)
+        if health is not None and session.workload is not None:
+            observation = Observation(
+                health=health,
+                message=report.message if health is Health.EXITED else "",
+                exit_code=report.exit_code,
+                is_out_of_memory=report.is_out_of_memory,
+            )
+            self._sessions.observe(session.workload, observation)
+        self._wake(session.name)
+
+    def redeem(self, credential: str, code: str) -> str | None:
+        """Use up a one-time code at its session; returns the user name it lets in, or None."""
+        session = self._of_credential(credential)
+        user_id = self._users.redeem_code(session.name, code)
+        return session.username if user_id == session.user_id else None
+
+    def relay(self, credential: str, name: SessionName) -> RelayGrant:
+        """Return what a session's Git may do now; raises TokenRejected for a credential that is not the session's."""
+        session = self._of_credential(credential)
+        if session.name != name:
+            raise TokenRejected("This credential belongs to another session.", remedy="Use the session's own.")
+        token = self._users.credential(session.user_id, session=session.name)
+        level = self._level(session, token)
+        scopes = self._users.scopes(session.user_id, session=session.name)
+        access = git_access(level, session.project.visibility, scopes)
+        is_anonymous = access in {GitAccess.ANONYMOUS, GitAccess.NONE}
+        return RelayGrant(
+            session=name,
+            project=session.project_path,
+            access=access,
+            credential=None if is_anonymous else token,
+        )
+
+    def _of_credential(self, credential: str) -> Session:
+        verified = self._users.verify_session_credential(credential)
+        row = self._sessions.workload(verified[0]) if verified is not None else None
+        session = self._sessions.get(SessionName(row.owner_name)) if row is not None else None
+        if (
+            verified is None
+            or session is None
+            or session.generation != verified[1]
+            or session.phase in {Phase.GONE, Phase.FAILED}
+        ):
+            raise TokenRejected("This session has ended, or never was.", remedy="Launch it again.")
+        return session
+
+    # ------------------------------------------------------------ rights
+
+    def _relation(self, caller: Caller, session: Session) -> Relation:
+        if session.user_id == caller.user.id:
+            return Relation(is_owner=True)
+        if caller.user.is_admin:
+            return Relation(is_owner=False, is_admin=True)
+        if caller.user.forge != session.forge:
+            return Relation(is_owner=False)
+        try:
+            level = self._level_of(caller, session.project_id)
+        except (NotFound, TemporaryError):
+            level = 0
+        return Relation(is_owner=False, access_level=level)
+
+    def _level_of(self, caller: Caller, project_id: int) -> int:
+        known = self._known(caller.user.id, project_id)
+        if known is not None:
+            return known
+        credential = self._users.credential_of(caller)
+        level = self._forge.access_level(credential, project_id, int(caller.user.subject))
+        return self._remember(caller.user.id, project_id, level)
+
+    def _level(self, session: Session, credential: Credential) -> int:
+        """Return the owner's level in the session's project; raises NotFound when they lost sight of it."""
+        known = self._known(session.user_id, session.project_id)
+        if known is not None:
+            return known
+        owner = self._users.person(session.user_id)
+        self._forge.project(credential, session.project_id)
+        level = self._forge.access_level(credential, session.project_id, int(owner.subject))
+        return self._remember(session.user_id, session.project_id, level)
+
+    def _known(self, user: UserId, project_id: int) -> int | None:
+        known = self._standings.get((user, project_id))
+        is_fresh = known is not None and (self._clock.now() - known.at).total_seconds() < ACCESS_CACHE_SECONDS
+        return known.level if known is not None and is_fresh else None
+
+    def _remember(self, user: UserId, project_id: int, level: int) -> int:
+        if len(self._standings) > 10_000:  # noqa: PLR2004 - a bound, so that strangers cannot fill the memory
+            self._standings.clear()
+        self._standings[(user, project_id)] = _Standing(level=level, at=self._clock.now())
+        return level
+
+    # ------------------------------------------------------------ tasks
+
+    def reconcile(self, name: SessionName) -> None:
+        """Bring one session closer to its target; see `sessions.reconcile`."""
+        self._reconciler.reconcile(name)
+
+    def due(self) -> Sequence[SessionName]:
+        """Return the sessions to look at now."""
+        return self._sessions.due(self._clock.now(), limit=DUE_LIMIT)
+
+    def housekeeping(self) -> None:
+        """End what is over: workspaces past their retention, sessions whose owner lost access."""
+        self._check_access()
+        self._end_retention()
+
+    def _end_retention(self) -> None:
+        for session in self._sessions.retained(self._clock.now(), limit=DUE_LIMIT):
+            remove = getattr(self._runtimes.get(session.runtime), "remove_workspace", None)
+            if remove is not None:
+                remove(session.workspace)
+            if session.workload is not None:
+                self._sessions.end_workload(session.workload)
+            self._sessions.forget_workspace(session.name)
+            _log.info("workspace_removed", session=session.name)
+
+    def _check_access(self) -> None:
+        for session in self._sessions.list(Filter(has_ended=False)):
+            if session.phase is not Phase.RUNNING:
+                continue
+            try:
+                credential = self._users.credential(session.user_id, session=session.name)
+                self._forge.project(credential, session.project_id)
+            except NotFound:
+                _log.info("access_lost", session=session.name)
+                self._sessions.wish(session.name, target=Target.GONE)
+                self._wake(session.name)
+            except (TemporaryError, TokenRejected):
+                continue
+
+    def _wake(self, name: SessionName) -> None:
+        self._dispatcher.soon(TaskKind.SESSION, name)
+        self._dispatcher.announce(name)
+
+    def subject(self, session: Session) -> Subject:
+        """Return what the image service must know of a session."""
+        return self._reconciler.subject(session)
+
+
+def _is_subject(session: Session, caller: Caller, path: str, branch: str, sha: str | CommitSha) -> bool:
+    return (
+        session.user_id == caller.user.id
+        and session.project_path.lower() == path.lower()
+        and session.branch == branch
+        and session.sha == sha
+    )
