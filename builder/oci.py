@@ -14,17 +14,19 @@ import ipaddress
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from builder.errors import RefusedError, UnauthorizedError, UnavailableError, UsageError, capped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -257,7 +259,7 @@ class RegistryClient:
         if answer is None:
             return False
         with answer:
-            return answer.status_code == requests.codes.created
+            return bool(answer.status_code == requests.codes.created)
 
     def _finish(self, repository: str, digest: str, source: Path | bytes, location: str) -> None:
         url = f"{location}{'&' if '?' in location else '?'}digest={digest}"
