@@ -221,6 +221,9 @@ class EnvironmentKey:
     mutable: tuple[str, ...] = ()
 
 
+ProjectKey = int | ProjectPath  # either names a project; the path saves asking for the id first
+
+
 class Forge(Protocol):
     """The GitLab we talk to. Every call has the rights of the credential it is given, and no others."""
 
@@ -232,27 +235,27 @@ class Forge(Protocol):
         """Return the scopes of the credential; for an OAuth token also proves which application it is of."""
         ...
 
-    def project(self, credential: Credential, project: ProjectPath | int) -> Project:
+    def project(self, credential: Credential, project: ProjectKey) -> Project:
         """Return a project; raises ProjectNotFound, also for one this person may not see."""
         ...
 
-    def access_level(self, credential: Credential, project_id: int, user_id: int) -> int:
+    def access_level(self, credential: Credential, project: ProjectKey, user_id: int) -> int:
         """Return the person's effective level in the project, `AccessLevel.NONE` for a non-member."""
         ...
 
-    def commit(self, credential: Credential, project_id: int, revision: str) -> Commit | None:
+    def commit(self, credential: Credential, project: ProjectKey, revision: str) -> Commit | None:
         """Return the commit that `revision` (SHA, branch or tag) names, or None."""
         ...
 
-    def refs_of(self, credential: Credential, project_id: int, sha: CommitSha) -> Sequence[Ref]:
+    def refs_of(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> Sequence[Ref]:
         """Return the branches and tags that contain the commit; empty when it is reachable from none."""
         ...
 
-    def in_open_merge_request(self, credential: Credential, project_id: int, sha: CommitSha) -> bool:
+    def in_open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> bool:
         """Say whether an open merge request of the project contains the commit."""
         ...
 
-    def ref(self, credential: Credential, project_id: int, name: str) -> Ref | None:
+    def ref(self, credential: Credential, project: ProjectKey, name: str) -> Ref | None:
         """Return the branch, else the tag, of that name, or None."""
         ...
 

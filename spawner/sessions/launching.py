@@ -8,7 +8,7 @@ Must not know: sessions' phases, HTTP.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spawner.errors import InvalidInput, RevisionNotFound, foreign
 from spawner.names import CommitSha, ProjectPath, is_full_sha
@@ -51,61 +51,79 @@ class Finder:
                 remedy="Give all 40 hexadecimal digits, in lower case.",
                 detail="commit_sha",
             )
-        project = self._forge.project(credential, named.project)
-        level = self._pool.submit(self._forge.access_level, credential, project.id, forge_user_id)
-        place = self._place(named, project, credential)
+        asked = _Asked(forge=self._forge, pool=self._pool, credential=credential, named=named, user_id=forge_user_id)
+        project = asked.project.result()  # first: everything else is "not found" where this is
+        place = self._place(asked, project)
+        level = asked.level.result()
         return Place(
-            project=project,
-            commit=place.commit,
-            branch=place.branch,
-            ref_kind=place.ref_kind,
-            access_level=level.result(),
+            project=project, commit=place.commit, branch=place.branch, ref_kind=place.ref_kind, access_level=level
         )
 
-    def _place(self, named: Named, project: Project, credential: Credential) -> Place:
+    def _place(self, asked: "_Asked", project: Project) -> Place:
+        named = asked.named
         if named.sha is not None:
-            return self._at_commit(named.sha, named.branch, project, credential)
+            return self._at_commit(asked, project)
         wanted = named.branch or named.revision or project.default_branch
         if wanted is None:
             raise RevisionNotFound(
                 f"The project {project.path} has no commit yet.", remedy="Push a commit, then launch it."
             )
-        ref = self._forge.ref(credential, project.id, wanted)
+        ref = self._forge.ref(asked.credential, project.id, wanted)
         if ref is not None:
-            commit = self._commit(ref.sha or ref.name, project, credential)
+            commit = _found(self._forge.commit(asked.credential, project.id, ref.sha or ref.name), wanted, project)
             return Place(project=project, commit=commit, branch=ref.name, ref_kind=ref.kind)
         if named.branch is not None:
             raise _no_branch(named.branch, project)
-        commit = self._commit(wanted, project, credential)
-        return self._at_commit(commit.sha, None, project, credential)
+        commit = _found(self._forge.commit(asked.credential, project.id, wanted), wanted, project)
+        return self._at_commit(asked.at(commit.sha), project)
 
-    def _at_commit(self, sha: str, branch: str | None, project: Project, credential: Credential) -> Place:
-        commit = self._pool.submit(self._commit, sha, project, credential)
-        refs = self._pool.submit(self._forge.refs_of, credential, project.id, CommitSha(sha))
-        ref = self._pool.submit(self._forge.ref, credential, project.id, branch) if branch is not None else None
-        found = commit.result()
-        holding = refs.result()
-        if not holding and not self._forge.in_open_merge_request(credential, project.id, found.sha):
+    def _at_commit(self, asked: "_Asked", project: Project) -> Place:
+        sha = asked.named.sha or ""
+        commit = _found(asked.commit.result(), sha, project)
+        holding = asked.refs.result()
+        if not holding and not self._forge.in_open_merge_request(asked.credential, project.id, commit.sha):
             raise RevisionNotFound(
                 f"Commit {sha[:12]} is on no branch, tag or open merge request of {project.path}.",
                 remedy="Push it to a branch of this project, or launch it from the project it is of.",
             )
-        if ref is None:
+        if asked.named.branch is None:
             chosen = best_ref(holding, project.default_branch)
-            return Place(project=project, commit=found, branch=chosen.name, ref_kind=chosen.kind)
-        named = ref.result()
-        if named is None:
-            raise _no_branch(branch or "", project)
-        return Place(project=project, commit=found, branch=named.name, ref_kind=named.kind)
+            return Place(project=project, commit=commit, branch=chosen.name, ref_kind=chosen.kind)
+        ref = asked.ref.result()
+        if ref is None:
+            raise _no_branch(asked.named.branch, project)
+        return Place(project=project, commit=commit, branch=ref.name, ref_kind=ref.kind)
 
-    def _commit(self, revision: str, project: Project, credential: Credential) -> Commit:
-        commit = self._forge.commit(credential, project.id, revision)
-        if commit is None:
-            raise RevisionNotFound(
-                f"{project.path} has no commit, branch or tag '{foreign(revision, limit=60)}'.",
-                remedy="Check the name; a commit that was never pushed is not there yet.",
-            )
-        return commit
+
+class _Asked:
+    """GitLab's answers about one place, asked for side by side: each is a future from the start."""
+
+    def __init__(
+        self, *, forge: Forge, pool: ThreadPoolExecutor, credential: Credential, named: Named, user_id: int
+    ) -> None:
+        self._forge = forge
+        self._pool = pool
+        self._user_id = user_id
+        self.credential = credential
+        self.named = named
+        self.project = pool.submit(forge.project, credential, named.project)
+        self.level = pool.submit(forge.access_level, credential, named.project, user_id)
+        self._ask_about_commit()
+
+    def at(self, sha: CommitSha) -> "_Asked":
+        """Ask about a commit that was found by another name."""
+        self.named = replace(self.named, sha=sha, branch=None)
+        self._ask_about_commit()
+        return self
+
+    def _ask_about_commit(self) -> None:
+        named = self.named
+        if named.sha is not None:
+            sha = CommitSha(named.sha)
+            self.commit = self._pool.submit(self._forge.commit, self.credential, named.project, named.sha)
+            self.refs = self._pool.submit(self._forge.refs_of, self.credential, named.project, sha)
+            if named.branch is not None:
+                self.ref = self._pool.submit(self._forge.ref, self.credential, named.project, named.branch)
 
 
 def best_ref(refs: Sequence[Ref], default_branch: str | None) -> Ref:
@@ -119,6 +137,15 @@ def best_ref(refs: Sequence[Ref], default_branch: str | None) -> Ref:
     if not ordered:
         raise RevisionNotFound("The commit is on no branch and no tag.", remedy="Name its branch.")
     return ordered[0]
+
+
+def _found(commit: Commit | None, revision: str, project: Project) -> Commit:
+    if commit is None:
+        raise RevisionNotFound(
+            f"{project.path} has no commit, branch or tag '{foreign(revision, limit=60)}'.",
+            remedy="Check the name; a commit that was never pushed is not there yet.",
+        )
+    return commit
 
 
 def _no_branch(branch: str, project: Project) -> RevisionNotFound:

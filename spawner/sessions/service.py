@@ -21,6 +21,7 @@ from spawner.errors import (
     NameTooLong,
     NotFound,
     SessionNotFound,
+    SignInRequired,
     TemporaryError,
     TokenRejected,
 )
@@ -146,6 +147,7 @@ class SessionService:
         self._reconciler = reconciler
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="gitlab")
         self._finder = Finder(forge=forge, pool=self._pool)
+        self._access_checked_at = clock.now()
         self._standings: dict[tuple[UserId, int], _Standing] = {}
 
     # ------------------------------------------------------------ launch
@@ -477,7 +479,11 @@ class SessionService:
         if session.name != name:
             raise TokenRejected("This credential belongs to another session.", remedy="Use the session's own.")
         token = self._users.credential(session.user_id, session=session.name)
-        level = self._level(session, token)
+        try:
+            level = self._level(session, token)
+        except NotFound:
+            self._end_for_lost_access(session)
+            raise
         scopes = self._users.scopes(session.user_id, session=session.name)
         access = git_access(level, session.project.visibility, scopes)
         is_anonymous = access in {GitAccess.ANONYMOUS, GitAccess.NONE}
@@ -571,6 +577,11 @@ class SessionService:
             _log.info("workspace_removed", session=session.name)
 
     def _check_access(self) -> None:
+        """Ask GitLab, now and then, whether each running session's owner still sees its project."""
+        now = self._clock.now()
+        if (now - self._access_checked_at).total_seconds() < self.settings.access_check_seconds:
+            return
+        self._access_checked_at = now
         for session in self._sessions.list(Filter(has_ended=False)):
             if session.phase is not Phase.RUNNING:
                 continue
@@ -578,11 +589,14 @@ class SessionService:
                 credential = self._users.credential(session.user_id, session=session.name)
                 self._forge.project(credential, session.project_id)
             except NotFound:
-                _log.info("access_lost", session=session.name)
-                self._sessions.wish(session.name, target=Target.GONE)
-                self._wake(session.name)
-            except (TemporaryError, TokenRejected):
+                self._end_for_lost_access(session)
+            except (TemporaryError, SignInRequired):
                 continue
+
+    def _end_for_lost_access(self, session: Session) -> None:
+        _log.info("access_lost", session=session.name)
+        self._sessions.wish(session.name, target=Target.GONE)
+        self._wake(session.name)
 
     def _wake(self, name: SessionName) -> None:
         self._dispatcher.soon(TaskKind.SESSION, name)
