@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
+
 from builder.entries import Kind
 from builder.tags import Label, candidate_tags, environment_tag, names_commit
-
 from spawner.errors import Forbidden, NotFound, SignInRequired, TemporaryError
 from spawner.images import log as build_log
 from spawner.images.model import Build, ChosenImage, Facts, Found, ImageSource, Policy, build_id

@@ -33,7 +33,6 @@ from spawner.names import (
     ProjectPath,
     SessionName,
     SessionSubject,
-    UserId,
     safe_username,
     session_name,
     workspace_name,
@@ -53,6 +52,7 @@ from spawner.ports import (
     TaskKind,
 )
 from spawner.sessions import machine
+from spawner.sessions.access import Access
 from spawner.sessions.launching import Finder, Named, Place
 from spawner.sessions.model import Event, EventKind, LaunchRequest, NewEvent, Phase, Session, Target
 from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
@@ -64,7 +64,6 @@ from spawner.users.service import UserService
 
 _log = structlog.get_logger()
 
-ACCESS_CACHE_SECONDS = 60.0
 USERNAME_LIMIT = 63  # a label's; Renku refuses longer ones too
 DUE_LIMIT = 200
 
@@ -108,14 +107,6 @@ class RelayGrant:
     credential: Credential | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Standing:
-    """A person's level in a project, as GitLab said at `at`."""
-
-    level: int
-    at: datetime
-
-
 class SessionService:
     """Launch, see, open, stop."""
 
@@ -148,7 +139,7 @@ class SessionService:
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="gitlab")
         self._finder = Finder(forge=forge, pool=self._pool)
         self._access_checked_at = clock.now()
-        self._standings: dict[tuple[UserId, int], _Standing] = {}
+        self._access = Access(users=users, forge=forge, clock=clock)
 
     # ------------------------------------------------------------ launch
 
@@ -161,7 +152,7 @@ class SessionService:
         credential = self._users.credential_of(caller)
         named = Named(project=command.project, sha=command.sha, branch=command.branch)
         place = self._finder.find(named, credential, int(caller.user.subject))
-        self._remember(caller.user.id, place.project.id, place.access_level)
+        self._access.remember(caller.user.id, place.project.id, place.access_level)
         runtime = self._runtimes[request.runtime or self.settings.default_runtime]
         warnings = self._admit(runtime, caller)
         session = self._new(caller, place, replace(request, runtime=runtime.name), warnings)
@@ -171,7 +162,7 @@ class SessionService:
         """Return what a launch of `named` would launch, without launching it."""
         credential = self._users.credential_of(caller)
         place = self._finder.find(named, credential, int(caller.user.subject))
-        self._remember(caller.user.id, place.project.id, place.access_level)
+        self._access.remember(caller.user.id, place.project.id, place.access_level)
         return place
 
     def find(self, caller: Caller, place: Place) -> Session | None:
@@ -302,7 +293,7 @@ class SessionService:
     def get(self, caller: Caller, name: SessionName) -> Session:
         """Return a session; raises SessionNotFound, also for one this person may not know of."""
         session = self._sessions.get(name)
-        if session is None or not may_see(self._relation(caller, session)):
+        if session is None or not may_see(self._access.relation(caller, session)):
             raise SessionNotFound(f"The server {name} does not exist.", remedy="See your sessions for those that do.")
         return session
 
@@ -345,22 +336,9 @@ class SessionService:
     def build_log(self, caller: Caller, session: Session) -> str:
         """Return the copied build log, if GitLab lets this person read the job; empty otherwise."""
         build = self.build_of(session)
-        if build is None or build.job is None or not self._may_read_job(caller, session, build.job.id):
+        if build is None or build.job is None or not self._access.may_read_job(caller, session, build.job.id):
             return ""
         return self._images.log(build.id)
-
-    def _may_read_job(self, caller: Caller, session: Session, job_id: int) -> bool:
-        key = (caller.user.id, -job_id)
-        now = self._clock.now()
-        known = self._standings.get(key)
-        if known is not None and (now - known.at).total_seconds() < ACCESS_CACHE_SECONDS:
-            return known.level > 0
-        try:
-            job = self._forge.job(self._users.credential_of(caller), session.project_id, job_id)
-        except (NotFound, TemporaryError):
-            job = None
-        self._standings[key] = _Standing(level=int(job is not None), at=now)
-        return job is not None
 
     def has_built_image(self, session: Session) -> bool:
         """Say whether the commit's own image has arrived while the session runs on a lesser one."""
@@ -389,7 +367,7 @@ class SessionService:
     def stop(self, caller: Caller, name: SessionName) -> None:
         """End a session, in whatever phase it is; idempotent."""
         session = self.get(caller, name)
-        if not may_stop(self._relation(caller, session)) or session.phase is Phase.GONE:
+        if not may_stop(self._access.relation(caller, session)) or session.phase is Phase.GONE:
             raise SessionNotFound(f"The server {name} does not exist.")
         self._sessions.wish(name, target=Target.GONE)
         self._wake(name)
@@ -480,7 +458,7 @@ class SessionService:
             raise TokenRejected("This credential belongs to another session.", remedy="Use the session's own.")
         token = self._users.credential(session.user_id, session=session.name)
         try:
-            level = self._level(session, token)
+            level = self._access.owner_level(session, token)
         except NotFound:
             self._end_for_lost_access(session)
             raise
@@ -506,50 +484,6 @@ class SessionService:
         ):
             raise TokenRejected("This session has ended, or never was.", remedy="Launch it again.")
         return session
-
-    # ------------------------------------------------------------ rights
-
-    def _relation(self, caller: Caller, session: Session) -> Relation:
-        if session.user_id == caller.user.id:
-            return Relation(is_owner=True)
-        if caller.user.is_admin:
-            return Relation(is_owner=False, is_admin=True)
-        if caller.user.forge != session.forge:
-            return Relation(is_owner=False)
-        try:
-            level = self._level_of(caller, session.project_id)
-        except (NotFound, TemporaryError):
-            level = 0
-        return Relation(is_owner=False, access_level=level)
-
-    def _level_of(self, caller: Caller, project_id: int) -> int:
-        known = self._known(caller.user.id, project_id)
-        if known is not None:
-            return known
-        credential = self._users.credential_of(caller)
-        level = self._forge.access_level(credential, project_id, int(caller.user.subject))
-        return self._remember(caller.user.id, project_id, level)
-
-    def _level(self, session: Session, credential: Credential) -> int:
-        """Return the owner's level in the session's project; raises NotFound when they lost sight of it."""
-        known = self._known(session.user_id, session.project_id)
-        if known is not None:
-            return known
-        owner = self._users.person(session.user_id)
-        self._forge.project(credential, session.project_id)
-        level = self._forge.access_level(credential, session.project_id, int(owner.subject))
-        return self._remember(session.user_id, session.project_id, level)
-
-    def _known(self, user: UserId, project_id: int) -> int | None:
-        known = self._standings.get((user, project_id))
-        is_fresh = known is not None and (self._clock.now() - known.at).total_seconds() < ACCESS_CACHE_SECONDS
-        return known.level if known is not None and is_fresh else None
-
-    def _remember(self, user: UserId, project_id: int, level: int) -> int:
-        if len(self._standings) > 10_000:  # noqa: PLR2004 - a bound, so that strangers cannot fill the memory
-            self._standings.clear()
-        self._standings[(user, project_id)] = _Standing(level=level, at=self._clock.now())
-        return level
 
     # ------------------------------------------------------------ tasks
 
