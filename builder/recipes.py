@@ -11,13 +11,14 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from builder import requirements
-from builder.detect import Source, requirement_name
+from builder.detect import Source, is_requirements_name, requirement_name
 from builder.errors import ProjectError, capped
 from builder.requirements import Role
 from builder.snapshot import normal
@@ -57,12 +58,12 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def plan(read: ReadStaged, *, folder: str, source: Source, image: Mapping[str, Any]) -> Plan:
-    """Decide what to resolve. ProjectError if the commit's files contradict each other or say what is not understood."""
+def plan(read: ReadStaged, names: AbstractSet[str], *, folder: str, source: Source, image: Mapping[str, Any]) -> Plan:
+    """Decide what to resolve; `names` are the files staged in `folder`. ProjectError if that is not understood."""
     document = _toml(read, _within(folder, "pyproject.toml"))
     specifier, asked_by = _python(read, folder, document, image)
     notes = tuple(note for name, note in NOT_APPLIED.items() if read(_within(folder, name)) is not None)
-    made = _sources(read, folder, source, document)
+    made = _sources(read, names, folder, source)
     return Plan(
         inputs=made.inputs, constraints=made.constraints, extras=made.extras, exported=made.exported,
         written=made.written, python=specifier, asked_by=asked_by, project=made.project,
@@ -72,13 +73,14 @@ def plan(read: ReadStaged, *, folder: str, source: Source, image: Mapping[str, A
     )  # fmt: skip
 
 
-def _sources(read: ReadStaged, folder: str, source: Source, document: Mapping[str, Any]) -> Plan:
+def _sources(read: ReadStaged, names: AbstractSet[str], folder: str, source: Source) -> Plan:
+    document = _toml(read, _within(folder, "pyproject.toml"))
     project = folder if _is_installed(document) else None
     match source:
         case Source.NOTHING:
             return Plan(inputs=())
         case Source.REQUIREMENTS:
-            return _from_requirements(read, folder)
+            return _from_requirements(read, names, folder)
         case Source.PROJECT:
             written = _poetry_written(read, document)
             inputs = tuple(written) if written else (_within(folder, "pyproject.toml"),)
@@ -98,17 +100,15 @@ def _sources(read: ReadStaged, folder: str, source: Source, document: Mapping[st
             return _from_pipfile(read, folder, source)
 
 
-def _from_requirements(read: ReadStaged, folder: str) -> Plan:
+def _from_requirements(read: ReadStaged, names: AbstractSet[str], folder: str) -> Plan:
     """Take `requirements.txt`, or every `requirements*.txt` the folder has if there is none of that name."""
-    names = ["requirements.txt"]
-    if read(_within(folder, "requirements.txt")) is None:
-        raw = read(_within(folder, ""))  # a folder's listing, one name per line
-        names = sorted(name for name in (raw or b"").decode("utf-8").splitlines() if _is_requirements(name))
+    present = sorted(name for name in names if is_requirements_name(name))
+    chosen = ["requirements.txt"] if "requirements.txt" in present else present
     written: dict[str, str] = {}
     projects: list[requirements.Reference] = []
-    for name in names:
+    for name in chosen:
         _rewrite(read, _within(folder, name), written, projects)
-    inputs = [_within(folder, name) for name in names]
+    inputs = [_within(folder, name) for name in chosen]
     extras = tuple(sorted({extra for project in projects for extra in project.extras}))
     if projects:
         inputs.append(next((name for name in ("pyproject.toml", "setup.py", "setup.cfg") if read(name)), "setup.py"))
@@ -275,10 +275,6 @@ def _build_requires(document: Mapping[str, Any]) -> tuple[str, ...]:
     listed = tuple(str(line) for line in build.get("requires", ["setuptools"]))
     names = {requirement_name(line) for line in listed}
     return (*listed, *(("editables",) if "hatchling" in names else ()))
-
-
-def _is_requirements(name: str) -> bool:
-    return name.startswith("requirements") and name.endswith(".txt")
 
 
 def _toml(read: ReadStaged, path: str) -> Mapping[str, Any]:

@@ -171,7 +171,8 @@ def _preferences(stage: Path, name: str, pins: Mapping[str, str | None]) -> list
     lines = ['lock-version = "1.0"', 'created-by = "slipway"']
     for package, version in sorted(pins.items()):
         lines += ["[[packages]]", f'name = "{package}"', f'version = "{version}"']
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if pins:  # an output file without packages does not parse
+        path.write_text("\n".join([*lines, ""]), encoding="utf-8")
     return ["--format", "pylock.toml", "--output-file", str(path)]
 
 
@@ -241,9 +242,7 @@ def _other_indexes(stage: Path, plan: Plan) -> list[str]:
     return found
 
 
-def _make_wheels(
-    stage: Path, plan: Plan, interpreter: Interpreter, packages: Sequence[_Package], output: Path
-) -> None:
+def _make_wheels(stage: Path, plan: Plan, interpreter: Interpreter, packages: Sequence[_Package], output: Path) -> None:
     """Build or fetch wheels with pip (uv has no `wheel` command), those of an index by their hashes."""
     options = [option for option in _other_indexes(stage, plan) if option.startswith("-")]
     named = [package for package in packages if package.direct is None]

@@ -1,0 +1,50 @@
+"""What `builder init` writes into a project that has no build job yet.
+
+It promises to change nothing that is there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CI_FILE = ".gitlab-ci.yml"
+REQUIREMENTS_FILE = "requirements.txt"
+CI_TEXT = """\
+# One image per commit: reused in seconds where the environment is known, built where it is not.
+image_build:
+  stage: build
+  needs: []
+  interruptible: false
+  script:
+    - builder build --engine environment
+  artifacts:
+    when: always
+    paths:
+      - slipway-report.json
+    reports:
+      dotenv: slipway.env
+"""
+REQUIREMENTS_TEXT = """\
+# What the notebooks of this project import, one package per line; pin a version with ==.
+"""
+_DECLARING = (REQUIREMENTS_FILE, "pyproject.toml", "Pipfile", "environment.yml", "binder", ".binder")
+
+
+def write(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write the starter files; the names written, and those kept. Idempotent."""
+    wanted = {CI_FILE: CI_TEXT}
+    kept = [name for name in _DECLARING if (folder / name).exists()]
+    if not kept:
+        wanted[REQUIREMENTS_FILE] = REQUIREMENTS_TEXT
+    written = []
+    for name, text in wanted.items():
+        try:
+            with (folder / name).open("x", encoding="utf-8") as file:
+                file.write(text)
+            written.append(name)
+        except FileExistsError:
+            kept.append(name)
+    return tuple(written), tuple(kept)
