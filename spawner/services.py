@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spawner.images.service import ImageService
 from spawner.ports import Clock, Dispatcher, Forge
+from spawner.sessions.agents import AgentService
 from spawner.sessions.service import SessionService
 from spawner.users.service import UserService
 
@@ -16,6 +17,7 @@ class Services:
     """What an edge may call."""
 
     sessions: SessionService
+    agents: AgentService
     images: ImageService
     users: UserService
     forge: Forge

@@ -23,7 +23,6 @@ from spawner.errors import (
     SessionNotFound,
     SignInRequired,
     TemporaryError,
-    TokenRejected,
 )
 from spawner.images.model import Build
 from spawner.images.reference import parse
@@ -39,10 +38,8 @@ from spawner.names import (
 )
 from spawner.ports import (
     Clock,
-    Credential,
     Dispatcher,
     Forge,
-    Health,
     ImageKind,
     JobStatus,
     Observation,
@@ -58,7 +55,7 @@ from spawner.sessions.model import Event, EventKind, LaunchRequest, NewEvent, Ph
 from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
 from spawner.sessions.reconcile import Reconciler, SessionSettings
 from spawner.sessions.store import Filter, SessionStore
-from spawner.users.access import GitAccess, Relation, git_access, may_change, may_see, may_stop
+from spawner.users.access import Relation, may_change, may_see, may_stop
 from spawner.users.model import Caller
 from spawner.users.service import UserService
 
@@ -87,26 +84,6 @@ class Opened:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What an agent says of its session: `event` is `ready`, `exited` or `step`."""
-
-    event: str
-    message: str = ""
-    exit_code: int | None = None
-    is_out_of_memory: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelayGrant:
-    """What one relayed Git request may do: the project, the rights, and the token to add (never shown)."""
-
-    session: SessionName
-    project: ProjectPath
-    access: GitAccess
-    credential: Credential | None
-
-
 class SessionService:
     """Launch, see, open, stop."""
 
@@ -124,6 +101,7 @@ class SessionService:
         clock: Clock,
         settings: SessionSettings,
         reconciler: Reconciler,
+        access: Access,
     ) -> None:
         self._sessions = sessions
         self._images = images
@@ -139,7 +117,7 @@ class SessionService:
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="gitlab")
         self._finder = Finder(forge=forge, pool=self._pool)
         self._access_checked_at = clock.now()
-        self._access = Access(users=users, forge=forge, clock=clock)
+        self._access = access
 
     # ------------------------------------------------------------ launch
 
@@ -428,62 +406,6 @@ class SessionService:
 
     def _accepts(self) -> frozenset[ImageKind]:
         return self._runtimes[self.settings.default_runtime].image_kinds
-
-    # ------------------------------------------------------------ agents and the relay
-
-    def report(self, credential: str, report: Report) -> None:
-        """Take an agent's word: ready or exited; anything else only wakes the session."""
-        session = self._of_credential(credential)
-        health = {"ready": Health.READY, "exited": Health.EXITED}.get(report.event)
-        if health is not None and session.workload is not None:
-            observation = Observation(
-                health=health,
-                message=report.message if health is Health.EXITED else "",
-                exit_code=report.exit_code,
-                is_out_of_memory=report.is_out_of_memory,
-            )
-            self._sessions.observe(session.workload, observation)
-        self._wake(session.name)
-
-    def redeem(self, credential: str, code: str) -> str | None:
-        """Use up a one-time code at its session; returns the user name it lets in, or None."""
-        session = self._of_credential(credential)
-        user_id = self._users.redeem_code(session.name, code)
-        return session.username if user_id == session.user_id else None
-
-    def relay(self, credential: str, name: SessionName) -> RelayGrant:
-        """Return what a session's Git may do now; raises TokenRejected for a credential that is not the session's."""
-        session = self._of_credential(credential)
-        if session.name != name:
-            raise TokenRejected("This credential belongs to another session.", remedy="Use the session's own.")
-        token = self._users.credential(session.user_id, session=session.name)
-        try:
-            level = self._access.owner_level(session, token)
-        except NotFound:
-            self._end_for_lost_access(session)
-            raise
-        scopes = self._users.scopes(session.user_id, session=session.name)
-        access = git_access(level, session.project.visibility, scopes)
-        is_anonymous = access in {GitAccess.ANONYMOUS, GitAccess.NONE}
-        return RelayGrant(
-            session=name,
-            project=session.project_path,
-            access=access,
-            credential=None if is_anonymous else token,
-        )
-
-    def _of_credential(self, credential: str) -> Session:
-        verified = self._users.verify_session_credential(credential)
-        row = self._sessions.workload(verified[0]) if verified is not None else None
-        session = self._sessions.get(SessionName(row.owner_name)) if row is not None else None
-        if (
-            verified is None
-            or session is None
-            or session.generation != verified[1]
-            or session.phase in {Phase.GONE, Phase.FAILED}
-        ):
-            raise TokenRejected("This session has ended, or never was.", remedy="Launch it again.")
-        return session
 
     # ------------------------------------------------------------ tasks
 
