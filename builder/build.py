@@ -143,7 +143,7 @@ def _make(source: GitTree, key: Key, target: Target, folder: Path, say: Callable
     stage(source, key, staged)
     todo = staged_plan(staged, key)
     interpreter = find_python(todo.python, asked_by=todo.asked_by)
-    say(f"Resolving {', '.join(todo.inputs) or 'an empty environment'} for Python {interpreter.minor}, wheels only.")
+    say(f"Resolving {key.source} for Python {interpreter.minor}, wheels only.")
     resolved = resolve(staged, todo, interpreter, output=wheels)
     environment = Environment(
         python=interpreter.minor, platform=key.platform, recipe=key.recipe_name, key=key.digest,

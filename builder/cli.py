@@ -389,8 +389,9 @@ def _source_url() -> str:
 
 def _credentials(user: str | None, token_file: str | None) -> Credentials | None:
     if token_file is not None:
+        is_stdin = token_file == "-"  # noqa: S105 - a file name
         try:
-            text = sys.stdin.read() if token_file == "-" else Path(token_file).read_text(encoding="utf-8")
+            text = sys.stdin.read() if is_stdin else Path(token_file).read_text(encoding="utf-8")
         except OSError as error:
             raise errors.UsageError(f"The token file {token_file} cannot be read.") from error
         return Credentials(username=user or "slipway", password=text.strip())

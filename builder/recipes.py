@@ -73,7 +73,9 @@ def plan(read: ReadStaged, names: AbstractSet[str], *, folder: str, source: Sour
     )  # fmt: skip
 
 
-def _sources(read: ReadStaged, names: AbstractSet[str], folder: str, source: Source) -> Plan:
+def _sources(  # noqa: PLR0911 - one return per source
+    read: ReadStaged, names: AbstractSet[str], folder: str, source: Source
+) -> Plan:
     document = _toml(read, _within(folder, "pyproject.toml"))
     project = folder if _is_installed(document) else None
     match source:

@@ -10,10 +10,12 @@ It must not know Git, keys or registries: a folder, a plan and an interpreter ar
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -226,7 +228,7 @@ def _tags(interpreter: Interpreter) -> Iterator[Tag]:
 
 
 def _other_indexes(stage: Path, plan: Plan) -> list[str]:
-    """List the index options that a session would not have: those in the commit, and those of this job's environment."""
+    """List the index options that a session would not have: the commit's, and those of this job's environment."""
     found = [f"{name}={value}" for name, value in _pip_environment().items() if "@" in value or "EXTRA" in name]
     for path in (*plan.inputs, *plan.written):
         file = stage / path
@@ -273,7 +275,7 @@ def _pip_environment() -> dict[str, str]:
 
 
 def uv_environment() -> dict[str, str]:
-    """Build the environment of `uv`: quiet, reproducible, its cache in a private folder unless UV_CACHE_DIR says where."""
+    """Build the environment of `uv`: quiet, reproducible, with a private cache unless UV_CACHE_DIR says where."""
     kept = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
     if "UV_CACHE_DIR" not in kept:
         cache = Path(kept.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway"
@@ -294,13 +296,27 @@ def uv_program() -> str:
 
 def run_uv(arguments: Sequence[str], folder: Path, limit_seconds: float) -> subprocess.CompletedProcess[str]:
     """Run `uv` in a folder; BuildFailedError if it takes longer than the limit."""
+    command = [uv_program(), *arguments]
+    process = subprocess.Popen(
+        command, cwd=folder, env=uv_environment(), text=True, errors="replace", stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
     try:
-        return subprocess.run(
-            [uv_program(), *arguments], cwd=folder, env=uv_environment(), text=True, errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=limit_seconds,
-        )  # fmt: skip
+        output, _ = process.communicate(timeout=limit_seconds)
     except subprocess.TimeoutExpired as error:
+        _end(process)
         raise BuildFailedError(f"uv {arguments[0]} took longer than {limit_seconds:.0f} s and was ended.") from error
+    except BaseException:  # an interrupt: what a stranger's build started must not outlive us
+        _end(process)
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End uv and everything it started: they are a process group of their own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def _uv(arguments: Sequence[str], folder: Path, what: str, *, limit_seconds: float = RESOLVE_SECONDS) -> None:
