@@ -22,7 +22,7 @@ from flask import Response
 from spawner.testing.gitlab.registry import MEDIA_TYPES, delete_tag, repositories, tag_info, tags
 
 if TYPE_CHECKING:
-    from conftest import Registry
+    from tests.unit.testing.registry.conftest import Registry
 
 NAME = "grp/sub/proj/img"
 PULL, PUSH, DELETE = (f"repository:{NAME}:{actions}" for actions in ("pull", "pull,push", "delete"))
