@@ -1,0 +1,280 @@
+"""One session's life, from its folders to its last word.
+
+For: `python -m spawner.agent`; the order of steps, what is reported when, and the end of everything.
+Promises: the server starts to load while Git works, and serves only when the repository is there; whatever ends
+first, everything ends; `last.json` is written before anyone is told.
+Must not know: HTTP paths of the spawner, Jupyter's options, how a plan comes about.
+"""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from spawner.agent import checkout, prepare, probe, processes
+from spawner.agent.children import Child, Children
+from spawner.agent.files import read_json, write_json
+from spawner.agent.memory import MemoryLimit
+from spawner.agent.output import BoundedLog
+from spawner.agent.person import acting_as
+from spawner.agent.plan import Plan
+from spawner.agent.report import Reporter
+
+_GRACE_SECONDS = 10.0  # when the one who stops us did not say
+_KILL_SECONDS = 10.0
+_LAST_WORD_SECONDS = 2.0
+_RETRY_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)  # a spawner restarts within these
+_MEMORY_LOOK_SECONDS = 1.0
+
+
+class Supervisor:
+    """Runs one plan to its end."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._children = Children()
+        self._reporter = Reporter(
+            report_url=plan.report_url,
+            credential=plan.credential,
+            common={"workload": plan.workload, "generation": plan.generation, "port": plan.port},
+        )
+        self._logs = {
+            name: BoundedLog(plan.record / "logs" / f"{name}.log")
+            for name in ("environment", "git-clone", "jupyter-server")
+        }
+        self._memory = MemoryLimit(plan.workload, plan.memory_bytes)
+        self._variables: dict[str, str] = {}
+        self._server: Child | None = None
+        self._go: int | None = None
+        self._tries = 0
+        self._checkout_began_at = self._began_at = time.monotonic()
+        self._retry_at: float | None = None
+        self._kill_at: float | None = None
+        self._probe_stop = threading.Event()
+        self._is_answered = False
+        self._is_ready = False
+        self._end: dict[str, Any] | None = None
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+
+    def run(self) -> None:
+        """Prepare, start, watch and end the session."""
+        self._say_status("starting")
+        with acting_as(self._plan.person):
+            is_put_aside = prepare.prepare(self._plan)
+        if is_put_aside:
+            self._logs["environment"].say("This image has another Python: what pip had installed was put aside.")
+        self._variables = prepare.variables(self._plan)
+        self._start_server()
+        self._start_checkout()
+        while self._end is None:
+            for child in self._children.wait(self._pause_seconds()):
+                self._on_end_of(child)
+            self._look_at_clock()
+        self._finish(self._end)
+
+    # ------------------------------------------------------------ steps
+
+    def _start_server(self) -> None:
+        word, self._go = os.pipe()
+        plan = self._plan
+        self._server = self._children.start(
+            "jupyter-server",
+            [str(plan.own_environment / "bin" / "python"), str(plan.private / "jupyter-lab")],
+            environment={
+                **self._variables,
+                "SLIPWAY_AGENT": str(os.getpid()),
+                "SLIPWAY_LISTEN": str(plan.listen_descriptor),
+                "SLIPWAY_GO": str(word),
+            },
+            folder=plan.checkout_path,
+            person=plan.person,
+            log=self._logs["jupyter-server"],
+            descriptors=(plan.listen_descriptor, word),
+        )
+        os.close(word)
+        os.close(plan.listen_descriptor)  # the port is the server's: it is free when the server is gone
+        self._memory.apply(self._server.process.pid)
+
+    def _start_checkout(self) -> None:
+        self._tries += 1
+        self._retry_at = None
+        if self._tries == 1:
+            self._step(f"Checking out {self._plan.checkout.sha[:7]} of {self._plan.checkout.branch}")
+        self._children.start(
+            "git-clone",
+            ["/bin/sh", "-c", checkout.SCRIPT],
+            environment={**self._variables, **checkout.script_variables(self._plan)},
+            folder=self._plan.private,
+            person=self._plan.person,
+            log=self._logs["git-clone"],
+        )
+
+    def _on_checkout_end(self, child: Child, code: int) -> None:
+        if code in {0, checkout.ALREADY_THERE}:
+            seconds = time.monotonic() - self._checkout_began_at
+            is_kept = code == checkout.ALREADY_THERE
+            said = "Reopened the folder as it was left" if is_kept else f"Checked out in {seconds:.1f} s"
+            self._logs["git-clone"].say(said + ".")
+            self._step(said)
+            self._start_project()
+            return
+        can_retry = code != checkout.REFUSED and self._tries <= len(_RETRY_PAUSES_SECONDS)
+        if can_retry and not self._is_late():
+            self._retry_at = time.monotonic() + _RETRY_PAUSES_SECONDS[self._tries - 1]
+            return
+        last = child.last_line.decode("utf-8", errors="replace").strip()
+        self._ends(f"Git could not check out {self._plan.checkout.sha[:7]}: {last[:200]}", exit_code=1)
+
+    def _start_project(self) -> None:
+        uv, project = self._plan.environment.uv, self._plan.environment.project
+        if uv is None or project is None:
+            self._serve()
+            return
+        self._step("Installing the project itself, editable")
+        self._children.start(
+            "environment",
+            [
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--no-build-isolation",
+                "--offline",
+                "--editable",
+                f"./{project}",
+            ],
+            environment=self._variables,
+            folder=self._plan.checkout_path,
+            person=self._plan.person,
+            log=self._logs["environment"],
+        )
+
+    def _serve(self) -> None:
+        self._step("Starting JupyterLab")
+        if self._go is not None:
+            with suppress(BrokenPipeError):
+                os.write(self._go, b"g")
+            os.close(self._go)
+            self._go = None
+        threading.Thread(target=self._probe, name="probe", daemon=True).start()
+
+    def _probe(self) -> None:
+        def answered() -> None:
+            self._is_answered = True
+            self._children.wake()
+
+        plan = self._plan
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(plan.listen_host, plan.listen_host)  # noqa: S104 - compared
+        probe.until_answered(
+            connect_host=host, port=plan.port, public_host=plan.public_host, stop=self._probe_stop, then=answered
+        )
+
+    # ------------------------------------------------------------ what happens
+
+    def _on_end_of(self, child: Child) -> None:
+        code = child.process.returncode
+        if child is self._server:
+            self._on_server_end(child, code)
+        elif self._kill_at is not None:
+            return
+        elif child.name == "git-clone":
+            self._on_checkout_end(child, code)
+        elif child.name == "environment":
+            if code != 0:
+                self._logs["environment"].say("The project itself could not be installed; its folder is still there.")
+                self._step("The project itself could not be installed; see the log of the environment")
+            self._serve()
+
+    def _on_server_end(self, child: Child, code: int) -> None:
+        if self._kill_at is not None:
+            self._ends("Stopped.", exit_code=0)
+        elif code < 0 and self._memory.was_exceeded():
+            self._ends("The session needed more memory than it may have.", exit_code=128 - code, is_out_of_memory=True)
+        elif self._is_ready:
+            how = f"by signal {-code}" if code < 0 else f"with code {code}"
+            self._ends(f"JupyterLab ended {how}.", exit_code=code if code >= 0 else 128 - code)
+        else:
+            last = child.last_line.decode("utf-8", errors="replace").strip()
+            self._ends(
+                f"JupyterLab ended before it was ready: {last[:200]}", exit_code=code if code >= 0 else 128 - code
+            )
+
+    def _on_stop(self, _number: int, _frame: object) -> None:
+        if self._kill_at is None:
+            wish = read_json(self._plan.record / "stop.json") or {}
+            self._kill_at = time.monotonic() + float(wish.get("grace_seconds", _GRACE_SECONDS))
+            self._probe_stop.set()
+            if self._server is None or not self._is_ready:
+                self._kill_at = time.monotonic()
+            else:
+                self._server.process.terminate()
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
+        if self._end is not None:
+            return
+        if self._is_answered and not self._is_ready and self._kill_at is None:
+            self._is_ready = True
+            self._say_status("ready")
+            self._reporter.tell("ready", f"Answered after {now - self._began_at:.2f} s")
+        if self._kill_at is not None:
+            if now >= self._kill_at:
+                self._ends("Stopped.", exit_code=0)
+        elif self._retry_at is not None and now >= self._retry_at:
+            self._start_checkout()
+        elif not self._is_ready and self._is_late():
+            self._ends("The session was not ready in time.", exit_code=1)
+        elif self._memory.must_be_watched and self._memory.look():
+            message = "The session needed more memory than it may have."
+            self._ends(message, exit_code=128 + signal.SIGKILL, is_out_of_memory=True)
+
+    def _pause_seconds(self) -> float | None:
+        ends = [end for end in (self._kill_at, self._retry_at) if end is not None]
+        if not self._is_ready:
+            ends.append(self._began_at + self._plan.start_budget_seconds)
+        if self._memory.must_be_watched:
+            ends.append(time.monotonic() + _MEMORY_LOOK_SECONDS)
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._began_at + self._plan.start_budget_seconds
+
+    # ------------------------------------------------------------ words
+
+    def _step(self, message: str) -> None:
+        self._say_status("starting", message)
+        self._reporter.tell("step", message)
+
+    def _say_status(self, health: str, message: str = "") -> None:
+        write_json(self._plan.record / "status.json", {"health": health, "message": message, "port": self._plan.port})
+
+    def _ends(self, message: str, *, exit_code: int, is_out_of_memory: bool = False) -> None:
+        if self._end is None:
+            self._end = {"message": message, "exit_code": exit_code, "is_out_of_memory": is_out_of_memory}
+
+    def _finish(self, end: dict[str, Any]) -> None:
+        self._probe_stop.set()
+        is_clean = processes.end_all(os.getpid(), within_seconds=_KILL_SECONDS)
+        self._children.wait(0)
+        self._memory.close()
+        with acting_as(self._plan.person):
+            prepare.forget_secrets(self._plan)
+        self._logs["jupyter-server"].say(end["message"])
+        write_json(self._plan.record / "last.json", {**end, "is_clean": is_clean, "ended_at_seconds": time.time()})
+        self._reporter.tell(
+            "exited", end["message"], exit_code=end["exit_code"], is_out_of_memory=end["is_out_of_memory"]
+        )
+        self._reporter.close(within_seconds=_LAST_WORD_SECONDS)
+
+
+def write_identity(record: Path) -> None:
+    """Say which process this is, for a spawner that looks for it later."""
+    own = processes.identity(os.getpid())
+    if own is not None:
+        write_json(record / "process.json", asdict(own))

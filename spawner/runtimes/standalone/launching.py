@@ -1,0 +1,106 @@
+"""Making a workload's agent: its plan, its port, its detached process.
+
+For: the runtime's `start`.
+Promises: the port is bound before its number is told to anyone, and handed on open; the agent belongs to nobody here
+(the spawner may end, no zombie is left); nothing secret stands in an argument or a variable.
+Must not know: what happens afterwards.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spawner import agent
+from spawner.agent.plan import CheckoutPlan, Plan
+from spawner.errors import RuntimeUnavailable, foreign
+from spawner.ports import Checkout, RefKind
+
+_FORK_SECONDS = 10.0
+_BACKLOG = 128
+# The shell ends at once, so the agent has no parent here; the log is its only output.
+_DETACH = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
+# Index addresses and certificates of the machine, so that `pip install` in a session works as it does outside it.
+_INHERITED = (
+    "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT",
+    "NODE_EXTRA_CA_CERTS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A port that is ours: bound and listening, so that nobody can take it and early requests wait."""
+
+    number: int
+    listening: socket.socket
+
+
+def open_port(host: str) -> Port:
+    """Bind a free port; raises RuntimeUnavailable when the machine has none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.bind((host, 0))
+        listening.listen(_BACKLOG)
+    except OSError as exc:
+        listening.close()
+        raise RuntimeUnavailable(f"No port can be opened on {host}: {foreign(exc)}") from exc
+    return Port(number=listening.getsockname()[1], listening=listening)
+
+
+def inherited(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the few variables of the machine that sessions get; none that could hold a password."""
+    return {name: variables[name] for name in _INHERITED if name in variables and "@" not in variables[name]}
+
+
+def checkout_plan(checkout: Checkout, *, budget_seconds: float) -> CheckoutPlan:
+    """Return what Git has to do: the forge's own address as `origin`, led to the relay by `insteadOf`."""
+    relay = checkout.relay_url.removesuffix(".git")
+    prefix = checkout.relay_url.removesuffix(f"{checkout.project}.git")
+    web = [address for address in checkout.replaces if address.startswith(("https://", "http://"))]
+    return CheckoutPlan(
+        origin_url=f"{web[0]}.git" if web else checkout.relay_url,
+        relay_prefix=prefix,
+        rewrites=tuple((relay, address) for address in checkout.replaces),
+        branch=checkout.branch,
+        is_tag=checkout.ref_kind is RefKind.TAG,
+        sha=checkout.sha,
+        author_name=checkout.author_name,
+        author_email=checkout.author_email,
+        fetch_lfs=checkout.fetch_lfs,
+        budget_seconds=budget_seconds,
+    )
+
+
+def launch(plan: Plan, descriptors: Sequence[int], variables: Mapping[str, str]) -> int:
+    """Start the agent of a plan, detached, and return its pid; it inherits the descriptors."""
+    record = plan.record
+    written = record / "plan.json"
+    file = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "w", encoding="utf-8") as stream:
+        stream.write(plan.dump())
+    command = [sys.executable, "-S", "-m", agent.__name__, str(written)]
+    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(Path(agent.__file__).parents[2])}
+    environment |= {name: variables[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "TZ") if name in variables}
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", _DETACH, "sh", str(record / "agent.log"), *command],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_FORK_SECONDS,
+            check=True,
+            start_new_session=True,
+            pass_fds=tuple(descriptors),
+            umask=0o077,
+        )
+        return int(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as exc:
+        written.unlink(missing_ok=True)
+        raise RuntimeUnavailable(f"The session's agent could not be started: {foreign(exc)}") from exc
