@@ -55,7 +55,7 @@ class Server:
     archives: dict[int, bytes] = field(default_factory=dict)
     trouble: list[Callable[[], Response | None]] = field(default_factory=list)
     git_logins: list[str] = field(default_factory=list)
-    runner: subprocess.Popen[bytes] | None = None
+    runners: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def add(
         self, *script: str, after: Sequence[str] = (), variables: Mapping[str, str] | None = None, **parts: Any
@@ -93,8 +93,8 @@ class Server:
             sys.executable, "-m", "spawner.testing.gitlab.runner", "--url", self.url, "--token-file", str(token_file),
             "--data", str(self.folder / "runner"), "--poll-seconds", "0.05", "--keep-alive-seconds", "0.4", *arguments,
         ]  # fmt: skip
-        self.runner = subprocess.Popen(command, env={**os.environ, **(environment or {})})
-        return self.runner
+        self.runners.append(subprocess.Popen(command, env={**os.environ, **(environment or {})}))
+        return self.runners[-1]
 
     def run_one(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         """Let a runner do one job and end."""
@@ -122,9 +122,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     try:
         yield made
     finally:
-        if made.runner is not None and made.runner.poll() is None:
-            made.runner.terminate()
-            made.runner.wait(DEADLINE_SECONDS)
+        for runner in made.runners:
+            runner.terminate()
+            runner.wait(DEADLINE_SECONDS)
         listening.shutdown()
         thread.join(timeout=10)
         listening.server_close()
@@ -135,14 +135,15 @@ def _make_repository(folder: Path) -> str:
     script = (
         f"git init -q -b main {work} && cd {work} && git config user.email a@b.c && git config user.name n"
         " && echo hello > README && git add -A && git commit -qm first && git rev-parse HEAD"
-        f" && git clone -q --bare . {folder}/grp/proj.git && git -C {folder}/grp/proj.git config uploadpack.allowAnySHA1InWant true"
+        f" && git clone -q --bare . {folder}/grp/proj.git && cd {folder}/grp/proj.git"
+        " && git config uploadpack.allowAnySHA1InWant true"
     )
     return subprocess.run(
         ["bash", "-ec", script], check=True, capture_output=True, text=True, timeout=30
     ).stdout.strip()
 
 
-def _add_routes(app: Flask, server: Server) -> None:
+def _add_routes(app: Flask, server: Server) -> None:  # noqa: C901 - one short function per route
     @app.before_request
     def disturb() -> Response | None:
         if server.trouble and request.path.startswith("/api/"):
