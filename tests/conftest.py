@@ -11,6 +11,8 @@ import pytest
 
 _MAY_SKIP = "gitlab_openapi"
 
+pytest_plugins = ["tests.servers"]  # real PostgreSQL and Redis, started when a test asks for them
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(

@@ -17,7 +17,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    false,
 )
 
 from spawner.store.types import CleanText, Name, UTCDateTime
@@ -167,7 +166,7 @@ users = Table(
     Column("username", Name, nullable=False),
     Column("name", CleanText, nullable=False),
     Column("email", CleanText, nullable=False),
-    Column("is_admin", Boolean, nullable=False, server_default=false()),
+    Column("is_admin", Boolean, nullable=False),
     Column("seen_at", UTCDateTime, nullable=False),
     Index(None, "forge", "username"),
 )

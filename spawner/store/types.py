@@ -66,7 +66,12 @@ class Name(TypeDecorator[str]):
 
 def clean(text: str) -> str:
     """Return the text with NUL and lone surrogates replaced by U+FFFD."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    text = text.replace("\x00", "\ufffd")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    return text
 
 
 class DatabaseTime(ColumnElement[datetime]):

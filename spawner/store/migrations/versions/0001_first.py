@@ -164,7 +164,7 @@ def upgrade() -> None:
         sa.Column("username", Name(), nullable=False),
         sa.Column("name", CleanText(), nullable=False),
         sa.Column("email", CleanText(), nullable=False),
-        sa.Column("is_admin", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("is_admin", sa.Boolean(), nullable=False),
         sa.Column("seen_at", UTCDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
     )
