@@ -1,0 +1,1 @@
+"""Continuous integration: pipelines are made, jobs move through their states, runners are served."""

@@ -1,0 +1,1 @@
+"""Project hooks: what is told to whom, and what became of it."""
