@@ -1,0 +1,266 @@
+"""One GitLab's connections: pooled, bounded in time and size, and to that one origin only.
+
+For: every module of `spawner.gitlab` that speaks HTTP to GitLab.
+Promises: a session cannot reach any other scheme, host or port, redirects included, so a token cannot either; nothing
+of the environment (proxies, `.netrc`) or of another person (cookies) leaks in; an answer is read within a deadline and
+up to a size; errors become `spawner.errors` in one place (`mapped`), and only there.
+Must not know: what is asked.
+"""
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlsplit
+
+import gitlab
+import requests
+from gitlab.exceptions import GitlabError
+from requests.adapters import HTTPAdapter
+
+from spawner.errors import (
+    Conflict,
+    Forbidden,
+    ForgeUnavailable,
+    InvalidInput,
+    Misconfigured,
+    MissingScope,
+    NotFound,
+    ProjectNotFound,
+    RateLimited,
+    SpawnerError,
+    TokenRejected,
+    foreign,
+)
+from spawner.ports import Credential, CredentialKind
+
+CONNECT_SECONDS = 5.0
+ANSWER_BYTES = 64 * 1024 * 1024  # far above any answer of ours; logs have a bound of their own
+PROJECT_MISSING = "There is no such project, or you may not see it."
+_POOL_SIZE = 2
+_MOST_IDLE = 16
+_REDIRECTS = 3
+_PATIENCE_SECONDS = 30.0  # a guess, for a 429 that does not say how long
+_LONGEST_PATIENCE_SECONDS = 3600.0
+_USER_AGENT = "slipway"
+
+
+def origin_of(url: str) -> str:
+    """Return `scheme://host[:port]` of a URL, or raise Misconfigured."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise Misconfigured(f"“{foreign(url)}” is not the URL of a GitLab.", remedy="Set SPAWNER_GITLAB__URL.")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+class OneOriginSession(requests.Session):
+    """A session that can reach one origin. `stream=True` answers are the caller's to bound and close."""
+
+    def __init__(self, origin: str, *, answer_seconds: float) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.max_redirects = _REDIRECTS
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        self.adapters.clear()
+        self.mount(f"{origin}/", HTTPAdapter(pool_connections=1, pool_maxsize=_POOL_SIZE))
+        self.retry_after = ""  # of the last answer; a session is lent to one caller at a time
+        self._answer_seconds = answer_seconds
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send, and read the answer whole within its bounds unless it is streamed."""
+        is_streamed = bool(kwargs.get("stream"))
+        response = super().send(request, **{**kwargs, "stream": True})
+        self.retry_after = response.headers.get("Retry-After", "")
+        if not is_streamed:
+            read_whole(response, most_bytes=ANSWER_BYTES, most_seconds=self._answer_seconds)
+        return response
+
+
+def read_whole(response: requests.Response, *, most_bytes: int, most_seconds: float) -> bytes:
+    """Read an answer into `response.content`, in bounded time and size; raises requests' own errors."""
+    deadline = time.monotonic() + most_seconds
+    content = bytearray()
+    for chunk in response.iter_content(65536):
+        content += chunk
+        if len(content) > most_bytes:
+            response.close()
+            raise requests.exceptions.ContentDecodingError(f"the answer is larger than {most_bytes} bytes")
+        if time.monotonic() > deadline:
+            response.close()
+            raise requests.exceptions.ReadTimeout(f"the answer took longer than {most_seconds:.0f} s")
+    response._content = bytes(content)  # noqa: SLF001 - where `requests` keeps what was read
+    return response._content  # noqa: SLF001 - as above
+
+
+class Transport:
+    """One GitLab's sessions, lent to one thread at a time, and a python-gitlab client on top for each call.
+
+    Threads come and go (services ask side by side); connections stay. A forked process begins with none.
+    """
+
+    def __init__(self, url: str, *, timeout_seconds: float, ca_file: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        self.origin = origin_of(self.url)
+        self.timeout_seconds = timeout_seconds
+        self._verify: bool | str = ca_file or True
+        self._lock = threading.Lock()
+        self._idle: list[OneOriginSession] = []
+        self._process = os.getpid()
+
+    @contextmanager
+    def session(self) -> Iterator[OneOriginSession]:
+        """Lend a session, with its open connections, to the caller alone."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._process, self._idle = os.getpid(), []
+            session = self._idle.pop() if self._idle else None
+        if session is None:
+            session = OneOriginSession(self.origin, answer_seconds=3 * self.timeout_seconds)
+            session.verify = self._verify
+        try:
+            yield session
+        finally:
+            with self._lock:
+                is_kept = len(self._idle) < _MOST_IDLE
+                if is_kept:
+                    self._idle.append(session)
+            if not is_kept:
+                session.close()
+
+    def request(
+        self,
+        credential: Credential,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, Any] | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> requests.Response:
+        """Make one call through python-gitlab, never retried here; raises `spawner.errors` only.
+
+        `path` is below `/api/v4`, or a whole URL of this GitLab.
+        """
+        with self.session() as session, mapped(lambda: session.retry_after):
+            return self._send(session, credential, method, path, query_data=query, post_data=body)
+
+    @contextmanager
+    def stream(self, credential: Credential, path: str) -> Iterator[requests.Response]:
+        """GET an answer that the caller reads in pieces while the context is open; errors as `request`."""
+        with (
+            self.session() as session,
+            mapped(lambda: session.retry_after),
+            self._send(session, credential, "get", path, streamed=True) as response,
+        ):
+            yield response
+
+    def _send(
+        self, session: OneOriginSession, credential: Credential, method: str, path: str, **more: Any
+    ) -> requests.Response:
+        is_oauth = credential.kind is CredentialKind.OAUTH
+        client = gitlab.Gitlab(
+            self.url,
+            oauth_token=credential.token if is_oauth else None,
+            private_token=None if is_oauth else credential.token,
+            session=session,
+            ssl_verify=self._verify,
+            user_agent=_USER_AGENT,
+            keep_base_url=True,
+        )
+        return client.http_request(
+            method,
+            path,
+            timeout=(CONNECT_SECONDS, self.timeout_seconds),  # type: ignore[arg-type]  # requests takes the pair
+            obey_rate_limit=False,
+            retry_transient_errors=False,
+            max_retries=0,
+            **more,
+        )
+
+
+@contextmanager
+def mapped(retry_after: Callable[[], str] = str) -> Iterator[None]:
+    """Turn python-gitlab's and requests' errors into ours; `retry_after` gives the last answer's header."""
+    try:
+        yield
+    except GitlabError as error:
+        raise meaning(error.response_code, error.response_body or b"", retry_after()) from error
+    except requests.exceptions.Timeout as error:
+        raise ForgeUnavailable("GitLab gave no answer in time.", remedy="It is tried again.") from error
+    except requests.exceptions.InvalidSchema as error:  # there is no adapter for another origin
+        raise ForgeUnavailable("GitLab sent us to another address; no token went there.") from error
+    except (requests.RequestException, ValueError) as error:
+        raise ForgeUnavailable("GitLab cannot be reached.", remedy="It is tried again.") from error
+
+
+def meaning(status: int | None, body: bytes, retry_after: str) -> SpawnerError:  # noqa: PLR0911 - one per status
+    """Return what an answer that is no success means; source: GitLab REST, status codes and rate limits, 17.x."""
+    said = _said(body)
+    match status:
+        case 401:
+            return TokenRejected("GitLab does not accept the token (any more).", remedy="Sign in again.")
+        case 403:
+            return _forbidden(body)
+        case 404:
+            return _missing(body)
+        case 429:
+            return RateLimited(
+                "GitLab asks for patience: too many requests.", retry_after_seconds=patience_seconds(retry_after)
+            )
+        case 409:
+            return Conflict(f"GitLab cannot do this now: {said}")
+        case 400 | 422:
+            return InvalidInput(f"GitLab refused the request: {said}")
+    about = "what is no answer" if status is None else str(status)
+    return ForgeUnavailable(f"GitLab answered {about}.", remedy="It is tried again.")
+
+
+def _forbidden(body: bytes) -> SpawnerError:
+    document = _document(body)
+    if document.get("error") == "insufficient_scope":
+        scope = foreign(" or ".join(str(document.get("scope") or "api").split()))
+        return MissingScope(f"The token lacks the scope {scope}.", remedy="Sign in again and allow it.")
+    return Forbidden(f"GitLab does not allow it: {_said(body)}")
+
+
+def _missing(body: bytes) -> SpawnerError:
+    if not _document(body):
+        return ForgeUnavailable("GitLab answered with a page instead of data.", remedy="It is tried again.")
+    said = _said(body)
+    return ProjectNotFound(PROJECT_MISSING) if "Project" in said else NotFound(f"GitLab knows no such thing: {said}")
+
+
+def patience_seconds(header: str) -> float:
+    """Return how long a `Retry-After` asks to wait, whether it counts seconds or names a date; 30 s if it is none."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return _PATIENCE_SECONDS
+    if not math.isfinite(seconds):
+        return _PATIENCE_SECONDS
+    return min(max(seconds, 1.0), _LONGEST_PATIENCE_SECONDS)
+
+
+def _said(body: bytes) -> str:
+    document = _document(body)
+    for name in ("message", "error_description", "error"):
+        if document.get(name):
+            found = document[name]
+            return foreign(found if isinstance(found, str) else json.dumps(found))
+    return "without a reason"
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
