@@ -1,0 +1,312 @@
+"""Event streams: the event log of one session, or of all of a person's, as server-sent events.
+
+For: pages and programs that wait. Each frame's `id:` is a cursor; sent back as `Last-Event-ID` it resumes.
+Promises: nothing of the log is skipped or sent twice; the build's log travels in the same stream (cursor
+`<event id>-<log offset>`); an announcement makes it prompt, one look at the log every 2 s makes it certain; a
+comment every 15 s keeps it open; a reconnect after the last event gets 204, so that browsers stop.
+Must not know: how announcements travel, the database.
+Source: the HTML standard, "Server-sent events" (2024).
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from spawner.api.openapi import Operation, operation
+from spawner.api.schemas import EventsQuery, read_query
+from spawner.context import Announcements, Edge, current_caller, edge, login_required
+from spawner.errors import NotFound, SpawnerError, TooManyViewers
+from spawner.names import SessionName
+from spawner.services import Services
+from spawner.sessions.model import Event, EventKind, Phase, Session
+from spawner.users.model import Caller
+
+LOOK_SECONDS = 2.0  # between two looks at the event log when nothing was announced
+KEEP_ALIVE_SECONDS = 15.0  # a proxy that cuts quiet connections usually waits 30 s or more
+RECONNECT_MILLISECONDS = 1000
+LOG_PIECE_BYTES = 16_384
+EVENTS_LIMIT = 500  # what one look returns at most
+CURSOR_LIMIT = 6000  # gunicorn refuses header fields beyond 8190 bytes
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_STILL_STARTING = frozenset({Phase.NEW, Phase.QUEUED, Phase.WAITING, Phase.STARTING})
+_ENDS_READY = frozenset({EventKind.READY, EventKind.FAILED, EventKind.GONE})
+_READY_PHASES = frozenset({Phase.RUNNING, Phase.FAILED, Phase.GONE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far a viewer has read: the newest event's id, and the bytes of the build's log."""
+
+    event: int = 0
+    log: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.event}-{self.log}"
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Cursor | None":
+        """Read a cursor; None for anything that is not one."""
+        event, _, log = (text or "").partition("-")
+        if _NUMBER.fullmatch(event) is None:
+            return None
+        return cls(event=int(event), log=int(log) if _NUMBER.fullmatch(log) else 0)
+
+
+def frame(event: str, data: Mapping[str, Any], cursor: str) -> bytes:
+    """Return one server-sent event."""
+    head = f"id: {cursor}\n" if cursor else ""
+    return f"{head}event: {event}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+def event_data(event: Event) -> dict[str, Any]:
+    """Return what `data:` holds: the event's own fields, then when, in which phase and the sentence."""
+    return {**event.data, "at": event.at.isoformat(), "phase": event.phase.value, "message": event.message}
+
+
+def first_of_generation(events: Sequence[Event]) -> Sequence[Event]:
+    """Return the events since the last launch: an older generation's end is not this one's."""
+    starts = [n for n, event in enumerate(events) if event.kind is EventKind.PHASE and event.phase is Phase.NEW]
+    return events[starts[-1] :] if starts else events
+
+
+def last_of(events: Sequence[Event], ends: frozenset[EventKind]) -> int | None:
+    """Return the id of the event that ends a stream, unless the session went on starting after it."""
+    for event in reversed(events):
+        if event.kind in ends:
+            return event.id
+        if event.phase in _STILL_STARTING:
+            return None
+    return None
+
+
+def pieces(text: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, piece) from `start` on, never cutting a character in two."""
+    while start < len(text):
+        end = min(start + LOG_PIECE_BYTES, len(text))
+        while end < len(text) and text[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a UTF-8 continuation byte
+            end -= 1
+        yield start, text[start:end]
+        start = end
+
+
+class SessionStream:
+    """One viewer of one session."""
+
+    def __init__(self, services: Services, announcements: Announcements, caller: Caller, session: Session) -> None:
+        self._services = services
+        self._announcements = announcements
+        self._caller = caller
+        self._session = session
+        self._name = session.name
+        self._log_bytes_seen = -1
+        self.cursor = Cursor()
+        self.ends = frozenset({EventKind.GONE})
+        self.pending: Sequence[Event] = ()
+
+    def begin(self, cursor: Cursor | None) -> None:
+        """Take the place to go on from (None: this generation's first event) and read what is there."""
+        events = self._events(cursor.event if cursor else 0)
+        self.pending = events if cursor else first_of_generation(events)
+        self.cursor = cursor or Cursor()
+
+    def _events(self, after: int) -> Sequence[Event]:
+        events = list(self._services.sessions.events(self._caller, self._name, after=after))
+        more: Sequence[Event] = events
+        while len(more) >= EVENTS_LIMIT:
+            more = self._services.sessions.events(self._caller, self._name, after=events[-1].id)
+            events.extend(more)
+        return events
+
+    def frames(self) -> Iterator[bytes]:
+        """Yield frames until the last event; ends quietly when the person may no longer see the session."""
+        yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
+        written_at = time.monotonic()
+        with suppress(NotFound):
+            while True:
+                for piece in self._batch():
+                    written_at = time.monotonic()
+                    yield piece
+                if last_of(self.pending, self.ends) is not None:
+                    return
+                if time.monotonic() - written_at >= KEEP_ALIVE_SECONDS:
+                    written_at = time.monotonic()
+                    yield b": keep-alive\n\n"
+                self._announcements.wait({self._name}, LOOK_SECONDS)
+                self.pending = self._look()
+
+    def _look(self) -> Sequence[Event]:
+        try:
+            return self._events(self.cursor.event)
+        except NotFound:
+            raise
+        except SpawnerError:  # the database was away for a moment: the next look is 2 s off
+            return ()
+
+    def _batch(self) -> Iterator[bytes]:
+        for event in self.pending:
+            if event.kind in self.ends:
+                yield from self._log()
+            self.cursor = replace(self.cursor, event=event.id)
+            yield frame(event.kind.value, event_data(event), str(self.cursor))
+        yield from self._log()
+
+    def _log(self) -> Iterator[bytes]:
+        """Yield what the build's log has grown by; a log that was started anew begins again, and says so."""
+        sessions = self._services.sessions
+        with suppress(SpawnerError):  # the event log is worth showing without the build's
+            build = sessions.build_of(self._session)
+            if build is None or build.log_bytes == self._log_bytes_seen:
+                return
+            self._log_bytes_seen = build.log_bytes
+            yield from self._log_since(sessions.build_log(self._caller, self._session).encode())
+
+    def _log_since(self, text: bytes) -> Iterator[bytes]:
+        if not text:
+            return
+        is_anew = self.cursor.log > len(text)
+        start = 0 if is_anew else self.cursor.log
+        for offset, piece in pieces(text, start):
+            yield self._log_frame(piece, offset, is_anew=is_anew and offset == 0)
+
+    def _log_frame(self, piece: bytes, offset: int, *, is_anew: bool) -> bytes:
+        self.cursor = replace(self.cursor, log=offset + len(piece))
+        data = {
+            "container": "image-build",
+            "text": piece.decode("utf-8", errors="replace"),
+            "offset": offset,
+            "is_anew": is_anew,
+            "at": self._services.clock.now().isoformat(),
+            "phase": Phase.WAITING.value,
+            "message": "",
+        }
+        return frame(EventKind.LOG.value, data, str(self.cursor))
+
+
+class PersonStream:
+    """One viewer of all of a person's sessions; the cursor holds one number per session."""
+
+    def __init__(self, services: Services, announcements: Announcements, caller: Caller) -> None:
+        self._services = services
+        self._announcements = announcements
+        self._caller = caller
+        self._cursors: dict[SessionName, int] = {}
+
+    def begin(self, cursors: Mapping[SessionName, int] | None) -> None:
+        """Take the places to go on from (None: now)."""
+        heads = self._services.sessions.heads(self._caller)
+        self._cursors = dict(heads) if cursors is None else {name: cursors.get(name, 0) for name in heads}
+
+    def frames(self) -> Iterator[bytes]:
+        """Yield frames until the viewer leaves."""
+        yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
+        written_at = time.monotonic()
+        while True:
+            for event in self._look():
+                self._cursors[event.session] = event.id
+                written_at = time.monotonic()
+                yield frame(event.kind.value, {"session": event.session, **event_data(event)}, self._cursor())
+            if time.monotonic() - written_at >= KEEP_ALIVE_SECONDS:
+                written_at = time.monotonic()
+                yield b": keep-alive\n\n"
+            self._announcements.wait(frozenset(self._cursors), LOOK_SECONDS)
+
+    def _look(self) -> Sequence[Event]:
+        try:
+            for name in self._services.sessions.heads(self._caller):
+                self._cursors.setdefault(name, 0)
+            return self._services.sessions.events_of(self._cursors)
+        except SpawnerError:  # the database was away for a moment: the next look is 2 s off
+            return ()
+
+    def _cursor(self) -> str:
+        text = ",".join(f"{name}:{event}" for name, event in self._cursors.items())
+        return text if len(text) <= CURSOR_LIMIT else ""
+
+
+def parse_cursors(text: str | None) -> dict[SessionName, int] | None:
+    """Read the cursor of a person's stream; None for anything that is not one."""
+    found: dict[SessionName, int] = {}
+    for part in (text or "").split(","):
+        name, _, event = part.partition(":")
+        cursor = Cursor.parse(event)
+        if cursor is None:
+            return None
+        found[SessionName(name)] = cursor.event
+    return found
+
+
+# ---------------------------------------------------------------- views
+
+
+@operation(
+    Operation(
+        summary="The session's events, as they happen",
+        query=EventsQuery,
+        answers={200: str, 204: None},
+        errors=(404, 422),
+        media="text/event-stream",
+        headers=("Last-Event-ID",),
+    )
+)
+@login_required
+def session_events(name: str) -> Response:
+    """Stream a session's events; 204 when there will be no more."""
+    caller, query, carried = current_caller(), read_query(request, EventsQuery), edge()
+    session = carried.services.sessions.get(caller, SessionName(name))
+    stream = SessionStream(carried.services, carried.options.announcements, caller, session)
+    if query.until == "ready":
+        stream.ends = _ENDS_READY
+    cursor = Cursor.parse(request.headers.get("Last-Event-ID") or query.after)
+    stream.begin(cursor)
+    over = session.phase in (_READY_PHASES if query.until == "ready" else {Phase.GONE})
+    if cursor is not None and over and not stream.pending:
+        return Response(status=204)
+    return _streamed(carried, stream.frames())
+
+
+@operation(
+    Operation(
+        summary="The events of all of the person's sessions, as they happen",
+        query=EventsQuery,
+        answers={200: str},
+        errors=(422,),
+        media="text/event-stream",
+        headers=("Last-Event-ID",),
+    )
+)
+@login_required
+def person_events() -> Response:
+    """Stream the events of all of a person's sessions."""
+    caller, query, carried = current_caller(), read_query(request, EventsQuery), edge()
+    stream = PersonStream(carried.services, carried.options.announcements, caller)
+    stream.begin(parse_cursors(request.headers.get("Last-Event-ID") or query.after))
+    return _streamed(carried, stream.frames())
+
+
+def _streamed(carried: Edge, frames: Iterator[bytes]) -> Response:
+    """Return a stream that holds one of the viewers' places until it ends."""
+    if not carried.viewers.acquire(blocking=False):
+        raise TooManyViewers(
+            "Too many people are watching just now.", remedy="The page tries again by itself.", retry_after_seconds=5
+        )
+    response = Response(frames, content_type="text/event-stream; charset=utf-8")
+    response.call_on_close(carried.viewers.release)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+def register(blueprint: Blueprint) -> None:
+    """Give a blueprint the stream of one session."""
+    blueprint.get("/servers/<name>/events", endpoint="server_events")(session_events)
+
+
+def register_own(blueprint: Blueprint) -> None:
+    """Give a blueprint the stream of all of a person's sessions."""
+    blueprint.get("/events", endpoint="events")(person_events)

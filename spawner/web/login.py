@@ -1,0 +1,106 @@
+"""Signing in with GitLab, and out.
+
+Promises: what is kept while the person is away at GitLab is a signed cookie of this browser, one per sign-in, ten
+minutes; a login is a row on the server, so that signing out ends it in every tab; one goes on to a path of ours only.
+Must not know: OAuth beyond a code and a state.
+"""
+
+from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from itsdangerous import BadData, URLSafeTimedSerializer
+from werkzeug.wrappers import Response as BaseResponse
+
+from spawner.context import (
+    cookie_name,
+    drop_cookie,
+    login_cookie_name,
+    now,
+    optional_caller,
+    options,
+    refuse_forgery,
+    services,
+    set_cookie,
+)
+from spawner.errors import SignInRequired
+from spawner.users.model import SignIn
+from spawner.users.service import own_path
+
+CALLBACK_PATH = "/login/callback"
+SIGN_IN_SECONDS = 600
+_STATE_LETTERS = 8  # of a state, in the cookie's name: several tabs may sign in at once
+
+
+def page() -> BaseResponse:
+    """Show the way in; someone who is in goes on."""
+    target = own_path(request.args.get("next", "/"))
+    if optional_caller() is not None:
+        return redirect(target)
+    return make_response(render_template("login/login.html", target=target), 200)
+
+
+def begin() -> BaseResponse:
+    """Send the person to GitLab, and keep in this browser what to expect back."""
+    url, sign_in = services().users.begin_sign_in(
+        redirect_uri=options().public_url + CALLBACK_PATH, return_to=request.args.get("next", "/")
+    )
+    response = redirect(url, Response=Response)
+    kept = _signer().dumps([sign_in.state, sign_in.verifier, sign_in.return_to])
+    set_cookie(response, _sign_in_cookie(sign_in.state), kept, max_age_seconds=SIGN_IN_SECONDS)
+    return response
+
+
+def finish() -> BaseResponse:
+    """Take the person back from GitLab."""
+    state = request.args.get("state", "")
+    sign_in = _kept(state)
+    if "error" in request.args or not request.args.get("code"):
+        raise SignInRequired("GitLab did not sign you in.", remedy="Sign in again, and allow it there.")
+    _user, login = services().users.finish_sign_in(code=request.args["code"], state=state, sign_in=sign_in)
+    response = redirect(own_path(sign_in.return_to), Response=Response)
+    drop_cookie(response, _sign_in_cookie(state))
+    lasts_seconds = int((login.expires_at - now()).total_seconds())
+    set_cookie(response, login_cookie_name(), login.id, max_age_seconds=lasts_seconds)
+    return response
+
+
+def log_out() -> BaseResponse:
+    """End the login everywhere."""
+    refuse_forgery()
+    caller = optional_caller()
+    if caller is not None and caller.login_id is not None:
+        services().users.log_out(caller.login_id)
+    response = redirect(url_for("web.home"), Response=Response)
+    drop_cookie(response, login_cookie_name())
+    return response
+
+
+def _kept(state: str) -> SignIn:
+    cookie = request.cookies.get(_sign_in_cookie(state), "")
+    try:
+        kept_state, verifier, return_to = _signer().loads(cookie, max_age=SIGN_IN_SECONDS)
+    except (BadData, ValueError, TypeError) as exc:
+        raise SignInRequired(
+            "This sign-in was not begun in this browser, or more than ten minutes ago.", remedy="Sign in again."
+        ) from exc
+    return SignIn(
+        state=str(kept_state),
+        verifier=str(verifier),
+        redirect_uri=options().public_url + CALLBACK_PATH,
+        return_to=str(return_to),
+    )
+
+
+def _sign_in_cookie(state: str) -> str:
+    letters = "".join(letter for letter in state[:_STATE_LETTERS] if letter.isascii() and letter.isalnum())
+    return cookie_name(f"signin-{letters}")
+
+
+def _signer() -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(list(reversed(options().cookie_keys)), salt="slipway-sign-in")
+
+
+def register(pages: Blueprint) -> None:
+    """Give the pages the routes of this module."""
+    pages.get("/login", endpoint="login")(page)
+    pages.get("/login/gitlab", endpoint="begin_login")(begin)
+    pages.get(CALLBACK_PATH, endpoint="finish_login")(finish)
+    pages.post("/logout", endpoint="log_out")(log_out)

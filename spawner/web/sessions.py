@@ -1,0 +1,134 @@
+"""The page of one session: what it waits for and since when, its build's log, its image, and what one may do.
+
+Promises: shows the same facts as the event stream, and reads the stream for its live parts; every button is a POST
+with the page's token; opening needs no script.
+Must not know: phases' rules; it shows what the session says.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flask import Blueprint, make_response, redirect, render_template, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from spawner.context import current_caller, login_required, services
+from spawner.errors import SpawnerError
+from spawner.images.log import failing_lines
+from spawner.names import SessionName
+from spawner.sessions.model import Event, EventKind, Phase, Session
+from spawner.sessions.service import LaunchCommand
+from spawner.users.model import Caller
+from spawner.web.words import STARTING_PHASES
+
+LOG_LINES = 60
+
+
+def show(name: str) -> str:
+    """Show a session."""
+    caller = current_caller()
+    sessions = services().sessions
+    session = sessions.get(caller, SessionName(name))
+    events = _this_generation(sessions.events(caller, session.name, after=0))
+    log = _build_log(caller, session)
+    return render_template(
+        "sessions/show.html",
+        session=session,
+        events=[event for event in events if event.kind is not EventKind.LOG],
+        build=sessions.build_of(session),
+        build_log=log,
+        failing=failing_lines(log) if session.phase is Phase.FAILED else (),
+        session_log=_session_log(caller, session) if session.phase is Phase.FAILED else {},
+        is_starting=session.phase in STARTING_PHASES,
+        is_owner=session.user_id == caller.user.id,
+        has_built_image=session.phase is Phase.RUNNING and sessions.has_built_image(session),
+        cursor=f"{events[-1].id if events else 0}-{len(log.encode())}",
+    )
+
+
+def _this_generation(events: Sequence[Event]) -> Sequence[Event]:
+    starts = [n for n, event in enumerate(events) if event.kind is EventKind.PHASE and event.phase is Phase.NEW]
+    return events[starts[-1] :] if starts else events
+
+
+def _build_log(caller: Caller, session: Session) -> str:
+    try:
+        return services().sessions.build_log(caller, session)
+    except SpawnerError:  # the page is worth showing without the build's log
+        return ""
+
+
+def _session_log(caller: Caller, session: Session) -> dict[str, str]:
+    try:
+        found = services().sessions.logs(caller, session.name, max_lines=LOG_LINES)
+    except SpawnerError:  # as above
+        return {}
+    return {container: text for container, text in found.items() if container != "image-build"}
+
+
+def stop(name: str) -> BaseResponse:
+    """Stop a session."""
+    services().sessions.stop(current_caller(), SessionName(name))
+    return _back(name)
+
+
+def start_now(name: str) -> BaseResponse:
+    """Stop waiting: start with the best image there is."""
+    services().sessions.start_now(current_caller(), SessionName(name))
+    return _back(name)
+
+
+def use_built_image(name: str) -> BaseResponse:
+    """Start again on the commit's own image, which has arrived."""
+    services().sessions.use_built_image(current_caller(), SessionName(name))
+    return _back(name)
+
+
+def retry(name: str) -> BaseResponse:
+    """Launch the same again."""
+    caller = current_caller()
+    session = services().sessions.own(caller, SessionName(name))
+    command = LaunchCommand(
+        project=session.project_path, sha=session.sha, branch=session.branch, request=session.request
+    )
+    again, _is_new = services().sessions.launch(caller, command)
+    return _back(again.name)
+
+
+def open_(name: str) -> BaseResponse:
+    """Show the way into the session; the page goes there by itself, and its link works without script too."""
+    opened = services().sessions.open(current_caller(), SessionName(name))
+    response = make_response(render_template("sessions/open.html", name=name, url=opened.url), 200)
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+def index() -> BaseResponse:
+    """The list is on the first page."""
+    return redirect(url_for("web.home"))
+
+
+def from_renku(project: str, name: str) -> BaseResponse:
+    """Take the address that Renku's command line opens in a browser to the session's page."""
+    del project
+    return redirect(url_for("web.session", name=name))
+
+
+def _back(name: str) -> BaseResponse:
+    return redirect(url_for("web.session", name=name), code=303)
+
+
+def register(pages: Blueprint) -> None:
+    """Give the pages the routes of this module."""
+    pages.get("/sessions", endpoint="sessions")(index)
+    pages.get("/sessions/<name>", endpoint="session")(login_required(show))
+    pages.get("/projects/<path:project>/sessions/show/<name>", endpoint="renku_session")(from_renku)
+    actions: dict[str, Any] = {
+        "stop": stop,
+        "start-now": start_now,
+        "use-built-image": use_built_image,
+        "retry": retry,
+        "open": open_,
+    }
+    for action, view in actions.items():
+        endpoint = f"session_{action.replace('-', '_')}"
+        pages.post(f"/sessions/<name>/{action}", endpoint=endpoint)(login_required(view))
