@@ -33,7 +33,7 @@ def main() -> None:
     os.chdir("/")
     write_identity(plan.record)
     for descriptor in plan.lock_descriptors:
-        os.set_inheritable(descriptor, False)  # held as long as this process lives, by no other
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only; held by this process alone
     processes.adopt_orphans()
     if plan.person is not None:
         _hide_foreign_processes()

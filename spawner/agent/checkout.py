@@ -24,7 +24,8 @@ git config remote.origin.url "$SLIPWAY_ORIGIN"
 git config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
 if ! git fetch -q --depth 1 --no-tags origin "$SLIPWAY_SHA" 2>"$TMPDIR/fetch-error"; then
     cat "$TMPDIR/fetch-error" >&2
-    if grep -qE 'returned error: (400|403|404)|not our ref|remote error|^remote: ' "$TMPDIR/fetch-error"; then exit 11; fi
+    refused='returned error: (400|403|404)|not our ref|remote error|^remote: '
+    if grep -qE "$refused" "$TMPDIR/fetch-error"; then exit 11; fi
     exit 1
 fi
 if [ "$SLIPWAY_IS_TAG" = 1 ]; then

@@ -40,7 +40,7 @@ class Children:
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._waker = socket.socketpair()
         for end in (self._wakeup, self._waker):
-            end.setblocking(False)
+            end.settimeout(0)
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
         self._running: list[Child] = []
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)

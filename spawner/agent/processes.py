@@ -67,9 +67,9 @@ def send(process: ProcessIdentity, number: int) -> bool:
 
 def pids() -> Iterator[int]:
     """Yield every pid that can be seen."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            yield int(name)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            yield int(entry.name)
 
 
 def descendants(ancestor: int) -> set[int]:

@@ -23,10 +23,11 @@ def main() -> None:
     if os.getppid() != parent:
         sys.exit("The session's agent ended before its server began.")
     listening = socket.socket(fileno=int(os.environ.pop("SLIPWAY_LISTEN")))
-    listening.set_inheritable(False)  # kernels must not hold the port
-    listening.setblocking(False)
+    os.set_inheritable(listening.fileno(), False)  # noqa: FBT003 - positional only; kernels must not hold the port
+    listening.settimeout(0)
     word = int(os.environ.pop("SLIPWAY_GO"))
-    os.set_inheritable(word, False)
+    os.set_inheritable(word, False)  # noqa: FBT003 - positional only
+    _skip_slow_imports()
     from jupyterlab.labapp import LabApp  # type: ignore[import-not-found,unused-ignore] # noqa: PLC0415 - slow: after the rest
 
     _serve_on(listening)
@@ -35,6 +36,15 @@ def main() -> None:
     os.close(word)
     settings = Path(__file__).with_name("settings.py")
     LabApp.launch_instance(argv=[f"--config={settings}"])
+
+
+def _skip_slow_imports() -> None:
+    """Leave out what compiles a grammar of IRIs at import, for more than half of a server's start.
+
+    jsonschema does without it, as where it is not installed: only the format "iri" goes unchecked, and no schema of
+    the server names it. Kernels are processes of their own and import what they like.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type] # None means "cannot be imported"
 
 
 def _serve_on(listening: socket.socket) -> None:

@@ -6,7 +6,7 @@ the server answers to its own name and to loopback addresses only.
 Must not know: how the spawner makes a code; it asks `<report_url>/redeem` by POST.
 Source: jupyter-server 2 `IdentityProvider`, https://jupyter-server.readthedocs.io/en/latest/operators/security.html
 """
-# ruff: noqa: D101, D102, D103, ANN001, ANN201, ANN202 - overrides of documented methods in an untyped library
+# ruff: noqa: D102, D103 - overrides of documented methods in an untyped library
 
 import asyncio
 import hashlib
@@ -76,7 +76,7 @@ class OpenHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
     def content_security_policy(self) -> str:
         return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{_UNIQUE}'; frame-ancestors 'none'"
 
-    @allow_unauthenticated
+    @allow_unauthenticated  # type: ignore[untyped-decorator,unused-ignore]
     async def get(self) -> None:
         code = self.get_query_argument("code", "")
         self.set_header("Cache-Control", "no-store")
@@ -89,7 +89,7 @@ class OpenHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
         opening = _OPENING.format(action=self._path, code=html.escape(code), state=state, nonce=_UNIQUE)
         self.finish(_PAGE.format(title="Opening your session", body=opening))
 
-    @allow_unauthenticated
+    @allow_unauthenticated  # type: ignore[untyped-decorator,unused-ignore]
     async def post(self) -> None:
         self.set_header("Cache-Control", "no-store")
         state, sent = self.get_cookie(_STATE_COOKIE, ""), self.get_body_argument("state", "")
@@ -106,7 +106,7 @@ class OpenHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
 
     @property
     def _path(self) -> str:
-        return self.base_url.rstrip("/") + "/slipway/open"
+        return str(self.base_url).rstrip("/") + "/slipway/open"
 
     async def _answer_program(self, code: str) -> None:
         self.set_header("Content-Type", "application/json")
@@ -130,7 +130,7 @@ class OpenHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
 class SignInHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
     """Where Jupyter sends people without a cookie: there is no form, only the way back."""
 
-    @allow_unauthenticated
+    @allow_unauthenticated  # type: ignore[untyped-decorator,unused-ignore]
     def get(self) -> None:
         self.set_status(403)
         text = "This browser has not been let in yet, or no longer is."
@@ -142,10 +142,10 @@ class SessionIdentity(IdentityProvider):  # type: ignore[misc,unused-ignore]
 
     login_available = True
 
-    def get_handlers(self):
+    def get_handlers(self) -> Any:
         return [*super().get_handlers(), (r"/slipway/open", OpenHandler)]
 
-    def get_token(self, handler):
+    def get_token(self, handler: Any) -> str | None:
         """Take the token from the header only: a URL is kept in histories and logs."""
         scheme, _, token = handler.request.headers.get("Authorization", "").partition(" ")
         return token.strip() if scheme.lower() in {"token", "bearer"} else None

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from spawner.agent.person import started_as
+from spawner.agent.plan import Person
 from spawner.errors import LaunchRefused
 
 _ASK_SECONDS = 20.0
@@ -101,7 +103,7 @@ class Interpreters:
 
     def _ask(self, program: Path, minor: str, *, is_for_us: bool = False) -> tuple[Path, str] | None:
         """Return a Python's prefix and version, if it is one of that minor version; asked as a stranger would."""
-        stranger = {"user": _STRANGER, "group": _STRANGER, "extra_groups": []}
+        is_stranger = self.for_everyone and not is_for_us
         try:
             done = subprocess.run(
                 [str(program), "-I", "-S", "-c", _QUESTION],
@@ -111,7 +113,7 @@ class Interpreters:
                 check=False,
                 cwd="/",
                 env={},
-                **(stranger if self.for_everyone and not is_for_us else {}),
+                **(started_as(Person(uid=_STRANGER, gid=_STRANGER)) if is_stranger else {}),
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
