@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -45,10 +45,11 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """A file understood: the hash of what it declares (64 hex) and the text staged in its place."""
+    """A file understood: the hash of what it declares (64 hex), the text staged in its place, local packages named."""
 
     fingerprint: str
     content: bytes
+    local: tuple[str, ...] = ()
 
 
 def declared(rule: Rule, content: bytes) -> Declaration | None:
@@ -60,7 +61,8 @@ def declared(rule: Rule, content: bytes) -> Declaration | None:
         encoded = canonical_json([str(rule), value])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError):
         return None
-    return Declaration(fingerprint=hashlib.sha256(encoded).hexdigest(), content=text.encode("utf-8"))
+    local = tuple(_lock_folders(value)) if rule is Rule.UV_LOCK else ()
+    return Declaration(fingerprint=hashlib.sha256(encoded).hexdigest(), content=text.encode("utf-8"), local=local)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -145,6 +147,15 @@ def _without_own_version(package: Mapping[str, Any]) -> dict[str, Any]:
     source = package.get("source", {})
     is_own = any(source.get(key) == "." for key in ("editable", "virtual", "directory"))
     return {key: value for key, value in package.items() if not (is_own and key == "version")}
+
+
+def _lock_folders(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the folders and archives of the repository that a `uv.lock` installs, besides the project itself."""
+    for package in document["package"]:
+        for name in ("editable", "directory", "path", "virtual"):
+            target = package.get("source", {}).get(name)
+            if isinstance(target, str) and target != ".":
+                yield target
 
 
 def _plain_lock(*hash_names: str) -> Callable[[str], tuple[Any, str]]:

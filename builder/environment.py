@@ -1,10 +1,10 @@
 """The environment image: a locked Python environment as a tiny, valid OCI image.
 
 The format, shared by the builder that packs it and the runtime that unpacks it. Ordinary media types (OCI image spec
-1.1), so that any registry keeps it; its `io.slipway.kind` label says what it is. Layer 1 holds
-`slipway/environment.json` (which Python and platform, what was added) and `slipway/requirements.lock` (`name==version`
-and the SHA-256 of its wheels: nothing else, no address and no option). Layer 2, if there is one, holds `slipway/wheels/*.whl`: what the job
-built or fetched because no index has it as a wheel for everyone.
+1.1), so that any registry keeps it; its `io.slipway.kind` label says what it is. Layer 1 holds two files under
+`slipway/`: `environment.json` (which Python and platform, what was added) and `requirements.lock` (`name==version` and
+the SHA-256 of its wheels: nothing else, no address and no option). Layer 2, if there is one, holds
+`slipway/wheels/*.whl`: what the job built or fetched because no index has it as a wheel for everyone.
 
 It promises: packing the same environment gives the same layers; unpacking believes nothing that it did not check
 (digests, sizes, names, the lock's grammar, every wheel's hash against the lock) and writes nowhere but into the folder

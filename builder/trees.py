@@ -126,11 +126,14 @@ class GitTree:
         # The very command with which Git itself fetches what a partial clone lacks (promisor-remote.c).
         command = ["git", f"--git-dir={self.git_dir}", "-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet"]
         command += ["--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none", "--stdin"]
-        done = subprocess.run(
-            [*command, "--end-of-options", remote],
-            input="\n".join(wanted) + "\n", text=True, capture_output=True, check=False,
-            timeout=self._timeout_seconds, env=self._environment,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [*command, "--end-of-options", remote],
+                input="\n".join(wanted) + "\n", text=True, capture_output=True, check=False,
+                timeout=self._timeout_seconds, env=self._environment,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise GitError(f"Git fetched nothing within {self._timeout_seconds:.0f} s.") from error
         if done.returncode != 0:
             raise GitError(f"Git could not fetch {len(wanted)} files of {self.sha[:8]}: {capped(done.stderr)}")
 
