@@ -123,8 +123,7 @@ def refusal(answer: requests.Response) -> CommandFailed:
     """Return the failure that an answer other than 2xx stands for, in the API's own words."""
     try:
         error = answer.json()["error"]
-        message = str(error["message"]) + (f" {error['detail']}" if error.get("detail") else "")
-        remedy = str(error.get("remedy") or "")
+        message, remedy = str(error["message"]), str(error.get("detail") or "")
     except (ValueError, KeyError, TypeError):
         message, remedy = f"{answer.url} answered {answer.status_code}.", ""
     code = _CODES.get(answer.status_code, ExitCode.FAILED)

@@ -1,0 +1,144 @@
+"""Writes the pages of docs/reference that the code says better than a person: commands, configuration, HTTP API.
+
+For: `scripts/docs`; `tests/meta` asks that what is committed is what this would write.
+Promises: needs no service, no database, no network; the same code gives the same pages.
+Must not know: what any of it does.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from builder.cli import main as builder
+from spawner import config
+from spawner.api import openapi
+from spawner.cli import COMMANDS
+from spawner.cli import main as spawner
+from spawner.cli.exits import ExitCode
+from spawner.context import EdgeOptions, ForgeAddress, NoAnnouncements
+from spawner.http import create_app
+
+if TYPE_CHECKING:
+    from spawner.services import Services
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+_MEANINGS = {
+    ExitCode.DONE: "done",
+    ExitCode.FAILED: "failed",
+    ExitCode.USAGE: "wrong usage",
+    ExitCode.NO_RIGHT: "not signed in, or no right",
+    ExitCode.NOT_FOUND: "not found",
+    ExitCode.WAITED_TOO_LONG: "waited too long",
+    ExitCode.UNAVAILABLE: "a dependency is unavailable",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by its file name."""
+    document = api_document()
+    return {
+        "commands.md": commands_page(),
+        "configuration.md": config.reference(),
+        "api.md": api_page(document),
+        "openapi.json": json.dumps(document, indent=1) + "\n",
+    }
+
+
+def api_document() -> dict[str, Any]:
+    """Return the OpenAPI document of an app that serves nobody."""
+    options = EdgeOptions(
+        public_url="http://127.0.0.1:8000",
+        cookie_keys=("documentation only",),
+        forges=(ForgeAddress(name="default", web_url="https://gitlab.example.org"),),
+        announcements=NoAnnouncements(lambda _: None),
+    )
+    # The document is made from the routes alone; no view is called.
+    app = create_app(cast("Services", None), options)
+    with app.app_context():
+        return openapi.document(app)
+
+
+def api_page(document: Mapping[str, Any]) -> str:
+    """Return the HTTP API as a table per family, for reading; the document is beside it."""
+    lines = [
+        "# HTTP API",
+        "",
+        "Generated from the code. The whole document, for programs: [openapi.json](openapi.json), and on a running",
+        "spawner `/notebooks/spec.json`. What stands under `/notebooks` answers under `/api/notebooks` too.",
+        "",
+        "A program sends `Authorization: Bearer` with a GitLab token or one of its own tokens. Every error has the",
+        'body `{"error": {"code", "message", "detail"}}`: codes from 1000 are the caller\'s, from 2000 ours, from 3000',
+        "will pass.",
+        "",
+        "| method | path | what | answers |",
+        "| --- | --- | --- | --- |",
+    ]
+    for path, methods in document["paths"].items():
+        for method, told in methods.items():
+            answers = ", ".join(sorted(told["responses"]))
+            lines.append(f"| {method.upper()} | `{path}` | {told['summary']} | {answers} |")
+    return "\n".join(lines) + "\n"
+
+
+def commands_page() -> str:
+    """Return both command lines with their options, and the exit codes."""
+    lines = [
+        "# Commands",
+        "",
+        "Generated from the code. With `--json` one document stands on stdout (of a stream, one per line), prose",
+        "on stderr.",
+        "",
+        "## Exit codes",
+        "",
+        "| code | means |",
+        "| --- | --- |",
+        *(f"| {code.value} | {_MEANINGS[code]} |" for code in ExitCode),
+        "| 10 | `builder`: a build step failed |",
+        "| 11 | `builder`: the registry refused |",
+        "| 12 | `builder`: no recipe fits |",
+    ]
+    with click.Context(spawner, info_name="spawner") as context:
+        for name in COMMANDS:
+            command = spawner.get_command(context, name)
+            if command is not None:
+                lines += _command(f"spawner {name}", command)
+    if isinstance(builder, click.Group):
+        for name, command in sorted(builder.commands.items()):
+            lines += _command(f"builder {name}", command)
+    return "\n".join(lines) + "\n"
+
+
+def _command(name: str, command: click.Command) -> Iterator[str]:
+    yield from ("", f"## `{name}`", "")
+    yield " ".join((command.help or "").split())
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            yield from _command(f"{name} {child.name}", child)
+        return
+    with click.Context(command, info_name=name) as context:
+        usage = command.get_usage(context).removeprefix("Usage: ")
+        records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    yield from ("", "```text", " ".join(usage.split()), "```", "")
+    rows = [record for record in records if record is not None]
+    if rows:
+        yield from ("| option | |", "| --- | --- |")
+        yield from (f"| `{left}` | {' '.join(right.split())} |" for left, right in rows)
+
+
+def main() -> int:
+    """Write the pages that changed."""
+    for name, text in pages().items():
+        path = REFERENCE / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote docs/reference/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""`spawner doctor`: is everything there that the settings point to?
+
+Promises: one line per check and one remedy per line that is not right; every look is bounded in time; nothing is
+changed; exit code 0 when nothing is wrong, 1 otherwise, 7 when all that is wrong is something that cannot be reached.
+Must not know: how services use any of it.
+"""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import requests
+
+from spawner import config, runtimes
+from spawner.cli.connection import read_token
+from spawner.cli.exits import CommandFailed, ExitCode
+from spawner.cli.printing import document, json_option
+from spawner.config import Settings
+from spawner.errors import SpawnerError, TemporaryError
+from spawner.ports import Credential, CredentialKind
+from spawner.store import migrations
+from spawner.wiring import Wired, wire
+
+_LOOK_SECONDS = 5.0
+_LEAST_FREE_BYTES = 2_000_000_000  # a guess: three environments of a common size
+_WANTED_SCOPES = (frozenset({"api", "read_api"}), frozenset({"api", "read_repository", "write_repository"}))
+
+
+class Verdict(StrEnum):
+    """What a check found."""
+
+    OK = "ok"
+    NOTE = "note"  # works, and somebody should know
+    WRONG = "wrong"
+    AWAY = "away"  # cannot be reached now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the doctor's."""
+
+    check: str
+    verdict: Verdict
+    message: str
+    remedy: str = ""
+
+
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+@click.command("doctor")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="A GitLab token whose rights are looked at too, - for standard input.",
+)
+@json_option
+def doctor_command(*, token_file: Path | None, as_json: bool) -> int:
+    """Check settings, GitLab, token rights, registry, database, Redis and runtime: one line and one remedy each."""
+    findings = []
+    for finding in examine(None if token_file is None else read_token(token_file)):
+        findings.append(finding)
+        if not as_json:
+            _say(finding)
+    if as_json:
+        document({"findings": [asdict(each) for each in findings]})
+    verdicts = {each.verdict for each in findings}
+    if Verdict.WRONG in verdicts:
+        return ExitCode.FAILED
+    return ExitCode.UNAVAILABLE if Verdict.AWAY in verdicts else ExitCode.DONE
+
+
+def _say(finding: Finding) -> None:
+    colour = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "red", Verdict.AWAY: "red"}[finding.verdict]
+    click.echo(f"{click.style(f'{finding.verdict.value:<5}', fg=colour)}  {finding.check:<9}  {finding.message}")
+    if finding.remedy:
+        click.echo(f"                  -> {finding.remedy}")
+
+
+def examine(token: str | None) -> Iterator[Finding]:
+    """Yield every finding; ends early where settings do not fit, because all else stands on them."""
+    try:
+        settings = config.load()
+        wired = wire(settings)
+    except SpawnerError as error:
+        yield _of("settings", error)
+        return
+    yield Finding(check="settings", verdict=Verdict.OK, message=f"fit; people come to {settings.http.public_url}")
+    try:
+        yield from _guarded("database", lambda: _database(wired))
+        yield from _guarded("gitlab", lambda: _gitlab(settings))
+        yield from _guarded("sign-in", lambda: _application(settings))
+        yield from _guarded("token", lambda: _token(wired, token))
+        yield from _guarded("registry", lambda: _registries(settings))
+        yield from _guarded("redis", lambda: _redis(settings))
+        yield from _guarded("runtime", lambda: _runtime(settings))
+    finally:
+        wired.engine.dispose()
+
+
+def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except SpawnerError as error:
+        yield _of(check, error)
+    except requests.RequestException as error:
+        yield Finding(
+            check=check,
+            verdict=Verdict.AWAY,
+            message=f"cannot be reached: {type(error).__name__}",
+            remedy="Check the address, the network and, for https, SPAWNER_GITLAB__CA_FILE.",
+        )
+
+
+def _of(check: str, error: SpawnerError) -> Finding:
+    verdict = Verdict.AWAY if isinstance(error, TemporaryError) else Verdict.WRONG
+    return Finding(check=check, verdict=verdict, message=error.message, remedy=error.remedy)
+
+
+# ---------------------------------------------------------------- the checks
+
+
+def _database(wired: Wired) -> Iterator[Finding]:
+    if migrations.is_current(wired.engine):
+        kind = wired.engine.dialect.name
+        yield Finding(check="database", verdict=Verdict.OK, message=f"{kind}, of this release")
+        return
+    yield Finding(
+        check="database", verdict=Verdict.WRONG, message="is not of this release", remedy="Run `spawner migrate`."
+    )
+
+
+def _gitlab(settings: Settings) -> Iterator[Finding]:
+    url = settings.gitlab.url
+    answer = requests.get(f"{url}/api/v4/version", timeout=_LOOK_SECONDS, verify=_certificates(settings))
+    # Without a token GitLab refuses this address with 401, in JSON; anything else is no GitLab.
+    is_gitlab = answer.status_code in {200, 401} and answer.headers.get("Content-Type", "").startswith(
+        "application/json"
+    )
+    if is_gitlab:
+        yield Finding(check="gitlab", verdict=Verdict.OK, message=f"{url} answers")
+    else:
+        yield Finding(
+            check="gitlab",
+            verdict=Verdict.WRONG,
+            message=f"{url} answers {answer.status_code} to /api/v4/version, which no GitLab does",
+            remedy="Set SPAWNER_GITLAB__URL to GitLab's own address.",
+        )
+    if settings.gitlab.webhook_secret_file is None:
+        yield Finding(
+            check="hooks",
+            verdict=Verdict.NOTE,
+            message="are refused; builds are polled for every 2 to 20 s",
+            remedy="For promptness set SPAWNER_GITLAB__WEBHOOK_SECRET_FILE, and a hook in each project.",
+        )
+
+
+def _application(settings: Settings) -> Iterator[Finding]:
+    forge = settings.gitlab
+    if not forge.client_id:
+        yield Finding(
+            check="sign-in",
+            verdict=Verdict.NOTE,
+            message="nobody can sign in by browser; programs can, with a GitLab token",
+            remedy="Add an OAuth application in GitLab and set SPAWNER_GITLAB__CLIENT_ID and …_CLIENT_SECRET_FILE.",
+        )
+        return
+    fields = {
+        "grant_type": "authorization_code",
+        "code": "doctor",  # no such code: a known application is told so, an unknown one that it is unknown
+        "client_id": forge.client_id,
+        "redirect_uri": f"{settings.http.public_url}{settings.http.prefix}/login/callback",
+        "code_verifier": "doctor",
+    }
+    if forge.client_secret_file is not None:
+        setting = "SPAWNER_GITLAB__CLIENT_SECRET_FILE"
+        fields["client_secret"] = config.read_secret(forge.client_secret_file, setting=setting)
+    answer = requests.post(
+        f"{forge.url}/oauth/token", data=fields, timeout=_LOOK_SECONDS, verify=_certificates(settings)
+    )
+    error = answer.json().get("error") if "json" in answer.headers.get("Content-Type", "") else None
+    if error == "invalid_grant":
+        yield Finding(check="sign-in", verdict=Verdict.OK, message="GitLab knows the OAuth application")
+        return
+    yield Finding(
+        check="sign-in",
+        verdict=Verdict.WRONG,
+        message=f"GitLab does not accept the OAuth application ({error or answer.status_code})",
+        remedy="Compare SPAWNER_GITLAB__CLIENT_ID and the secret's file with the application in GitLab.",
+    )
+
+
+def _token(wired: Wired, token: str | None) -> Iterator[Finding]:
+    if token is None:
+        return
+    credential = Credential(forge=config.DEFAULT_FORGE, token=token, kind=CredentialKind.PERSONAL)
+    user = wired.services.forge.user(credential)
+    scopes = wired.services.forge.scopes(credential)
+    missing = [min(wanted - {"api"}) for wanted in _WANTED_SCOPES if not wanted & scopes]
+    if missing:
+        yield Finding(
+            check="token",
+            verdict=Verdict.WRONG,
+            message=f"of {user.username} lacks {', '.join(missing)}",
+            remedy="Make a token with read_api, read_repository (write_repository to push), or with api.",
+        )
+        return
+    yield Finding(check="token", verdict=Verdict.OK, message=f"of {user.username} may {', '.join(sorted(scopes))}")
+    if "api" not in scopes:
+        yield Finding(
+            check="token", verdict=Verdict.NOTE, message="cannot start builds", remedy="That needs the scope api."
+        )
+
+
+def _registries(settings: Settings) -> Iterator[Finding]:
+    hosts = settings.registry.allowed_hosts
+    if not hosts:
+        yield Finding(check="registry", verdict=Verdict.OK, message="GitLab's own, as each project names it")
+    for host in hosts:
+        scheme = "http" if host in settings.registry.plain_hosts else "https"
+        answer = requests.get(f"{scheme}://{host}/v2/", timeout=_LOOK_SECONDS)
+        is_registry = answer.status_code in {200, 401}
+        yield Finding(
+            check="registry",
+            verdict=Verdict.OK if is_registry else Verdict.WRONG,
+            message=f"{host} answers {answer.status_code} to /v2/",
+            remedy="" if is_registry else "Remove it from SPAWNER_REGISTRY__ALLOWED_HOSTS, or correct it there.",
+        )
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis.url is None:
+        yield Finding(check="redis", verdict=Verdict.OK, message="not needed: tasks run in the web process")
+        return
+    parts = urlsplit(settings.redis.url)
+    try:
+        said = _ping(parts.hostname or "127.0.0.1", parts.port or 6379, is_tls=parts.scheme == "rediss")
+    except OSError as error:
+        yield Finding(
+            check="redis",
+            verdict=Verdict.AWAY,
+            message=f"{parts.hostname} cannot be reached: {error}",
+            remedy="Start it, or correct SPAWNER_REDIS__URL. Until then due sessions are swept, at most 0.5 s later.",
+        )
+        return
+    # With a password it refuses a bare PING, which is an answer too.
+    is_redis = said.startswith((b"+PONG", b"-NOAUTH"))
+    yield Finding(
+        check="redis",
+        verdict=Verdict.OK if is_redis else Verdict.WRONG,
+        message=f"{parts.hostname} {'answers' if is_redis else 'answers what no Redis does'}",
+        remedy="" if is_redis else "Correct SPAWNER_REDIS__URL.",
+    )
+
+
+def _ping(host: str, port: int, *, is_tls: bool) -> bytes:
+    with socket.create_connection((host, port), timeout=_LOOK_SECONDS) as plain:
+        line = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if is_tls else plain
+        line.sendall(b"PING\r\n")
+        return line.recv(64)
+
+
+def _runtime(settings: Settings) -> Iterator[Finding]:
+    name = settings.sessions.runtime
+    runtimes.factory(name)
+    yield Finding(check="runtime", verdict=Verdict.OK, message=f"{name} is installed")
+    if name != "standalone":
+        return
+    yield _git()
+    yield _space(settings.standalone.root)
+    yield _separation()
+
+
+def _git() -> Finding:
+    try:
+        told = subprocess.run(["git", "--version"], capture_output=True, text=True, timeout=_LOOK_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return Finding(check="git", verdict=Verdict.WRONG, message="is not here", remedy="Install Git 2.30 or newer.")
+    return Finding(check="git", verdict=Verdict.OK, message=told.stdout.strip())
+
+
+def _space(root: Path) -> Finding:
+    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        return Finding(
+            check="folder",
+            verdict=Verdict.WRONG,
+            message=f"{root} cannot be written",
+            remedy="Give it to the user that runs the spawner, or set SPAWNER_STANDALONE__ROOT.",
+        )
+    free = shutil.disk_usage(there).free
+    is_enough = free >= _LEAST_FREE_BYTES
+    return Finding(
+        check="folder",
+        verdict=Verdict.OK if is_enough else Verdict.WRONG,
+        message=f"{root}: {free / 1e9:.1f} GB free",
+        remedy="" if is_enough else "Free some space: environments and workspaces are kept there.",
+    )
+
+
+def _separation() -> Finding:
+    if os.geteuid() == 0:
+        return Finding(
+            check="people", verdict=Verdict.OK, message="each person's sessions run under a user id of theirs"
+        )
+    return Finding(
+        check="people",
+        verdict=Verdict.NOTE,
+        message="are not separated: one at a time is admitted, and sessions run as you",
+        remedy="Launch only code you trust as yourself; for several people run the spawner as root.",
+    )
+
+
+def _certificates(settings: Settings) -> str | bool:
+    path = settings.gitlab.ca_file
+    if path is not None and not path.is_file():
+        raise CommandFailed(f"SPAWNER_GITLAB__CA_FILE names {path}, which is not there.", code=ExitCode.USAGE)
+    return True if path is None else str(path)
