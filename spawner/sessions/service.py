@@ -43,7 +43,6 @@ from spawner.ports import (
     ImageKind,
     JobStatus,
     Observation,
-    Registry,
     Routes,
     Runtime,
     TaskKind,
@@ -94,7 +93,6 @@ class SessionService:
         images: ImageService,
         users: UserService,
         forge: Forge,
-        registry: Registry,
         runtimes: Mapping[str, Runtime],
         routes: Mapping[str, Routes],
         dispatcher: Dispatcher,
@@ -107,7 +105,6 @@ class SessionService:
         self._images = images
         self._users = users
         self._forge = forge
-        self._registry = registry
         self._runtimes = runtimes
         self._routes = routes
         self._dispatcher = dispatcher

@@ -1,0 +1,342 @@
+"""Settings to services: the only place that chooses adapters.
+
+For: every entry point (`wsgi`, `worker`, the command line) calls `wire` once per process, after any fork.
+Promises: what a setting names and is not there is Misconfigured, in a sentence; nothing is started until
+`Wired.start`; the edges get services and values, never a setting.
+Must not know: HTTP routes, pages, command line options.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine
+
+from spawner import metrics, runtimes
+from spawner.config import DEFAULT_FORGE, Dispatching, ResourceClass, Settings, read_keys, read_secret
+from spawner.context import Announcements, EdgeOptions, ForgeAddress
+from spawner.errors import Misconfigured
+from spawner.gitlab.client import GitLabForge
+from spawner.gitlab.oauth import GitLabOAuth
+from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
+from spawner.images.model import FallbackPolicy, Policy
+from spawner.images.service import ImageService, ImageSettings
+from spawner.ports import Clock, Dispatcher, ImageKind, Registry, Routes, Runtime
+from spawner.runtimes import default_environment
+from spawner.runtimes.standalone import StandaloneRoutes
+from spawner.services import Services
+from spawner.sessions import options
+from spawner.sessions.access import Access
+from spawner.sessions.agents import AgentService
+from spawner.sessions.checkout import CheckoutPlan
+from spawner.sessions.machine import Rules
+from spawner.sessions.reconcile import Reconciler, SessionSettings
+from spawner.sessions.service import SessionService
+from spawner.sessions.waiters import SessionWaiters
+from spawner.store.builds import BuildRows
+from spawner.store.engine import open_engine
+from spawner.store.sessions import SessionRows
+from spawner.store.users import UserRows
+from spawner.tasks.inprocess import InProcessDispatcher, Pace
+from spawner.tasks.reconcile import TaskServices
+from spawner.users.service import UserRules, UserService
+
+GIGABYTE = options.GIGABYTE
+_RESERVED_THREADS = 8  # kept for requests; the rest may serve event streams
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """Return the present as an aware UTC datetime."""
+        return datetime.now(UTC)
+
+
+class RunningDispatcher(Dispatcher, Protocol):
+    """A dispatcher with a life of its own."""
+
+    @property
+    def announcements(self) -> Announcements:
+        """Where viewers of this process wait."""
+        ...
+
+    def start(self, services: TaskServices) -> None:
+        """Start its threads, once, after any fork."""
+        ...
+
+    def stop(self, *, timeout_seconds: float = 10.0) -> bool:
+        """End its threads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wired:
+    """One process's services, what its edges need, and what it must start and stop."""
+
+    services: Services
+    edge: EdgeOptions
+    dispatcher: RunningDispatcher
+    engine: Engine
+
+    def start(self) -> None:
+        """Start the dispatcher's threads; call once, after any fork."""
+        self.dispatcher.start(self.services)
+
+    def stop(self) -> None:
+        """End the threads and the connections, bounded in time."""
+        self.dispatcher.stop()
+        self.engine.dispose()
+
+
+def wire(settings: Settings) -> Wired:
+    """Build one process's services; raises Misconfigured."""
+    keys = _keys(settings)
+    engine = open_engine(settings.database.url, password=_secret(settings.database.password_file, "DATABASE__PASSWORD"))
+    dispatcher = _dispatcher(settings)
+    services = _services(settings, engine=engine, keys=keys, dispatcher=dispatcher)
+    return Wired(
+        services=services,
+        edge=_edge(settings, keys=keys, announcements=dispatcher.announcements),
+        dispatcher=dispatcher,
+        engine=engine,
+    )
+
+
+def build_services(settings: Settings) -> Services:
+    """Build the services of a process without edges."""
+    return wire(settings).services
+
+
+# ---------------------------------------------------------------- services
+
+
+def _services(
+    settings: Settings, *, engine: Engine, keys: tuple[bytes, ...], dispatcher: RunningDispatcher
+) -> Services:
+    clock = SystemClock()
+    sessions = SessionRows(engine, clock)
+    hosts = RegistryHosts(settings.registry.allowed_hosts)
+    registry = GitLabRegistry(
+        gitlab_url=settings.gitlab.url, hosts=hosts, timeout_seconds=settings.registry.timeout_seconds
+    )
+    forge, users = _people(settings, engine=engine, clock=clock, keys=keys, hosts=hosts)
+    waiters = SessionWaiters(sessions=sessions, users=users, dispatcher=dispatcher)
+    images = ImageService(
+        forge=forge,
+        registry=registry,
+        builds=BuildRows(engine),
+        waiters=waiters,
+        dispatcher=dispatcher,
+        clock=clock,
+        settings=_image_settings(settings),
+    )
+    own = _session_settings(settings)
+    started = _runtimes(settings, registry)
+    reconciler = Reconciler(
+        sessions=sessions,
+        images=images,
+        users=users,
+        runtimes=started,
+        dispatcher=dispatcher,
+        clock=clock,
+        settings=own,
+        checkouts=CheckoutPlan(relay_url=own.relay_url),
+    )
+    access = Access(users=users, forge=forge, clock=clock)
+    service = SessionService(
+        sessions=sessions,
+        images=images,
+        users=users,
+        forge=forge,
+        runtimes=started,
+        routes=_routes(started),
+        dispatcher=dispatcher,
+        clock=clock,
+        settings=own,
+        reconciler=reconciler,
+        access=access,
+    )
+    agents = AgentService(sessions=sessions, users=users, access=access, dispatcher=dispatcher)
+    return Services(
+        sessions=service, agents=agents, images=images, users=users, forge=forge, dispatcher=dispatcher, clock=clock
+    )
+
+
+def _people(
+    settings: Settings, *, engine: Engine, clock: Clock, keys: tuple[bytes, ...], hosts: RegistryHosts
+) -> tuple[GitLabForge, UserService]:
+    asked = settings.gitlab
+    if not asked.url:
+        raise Misconfigured("No GitLab is set.", remedy="Set SPAWNER_GITLAB__URL.")
+    ca_file = str(asked.ca_file) if asked.ca_file else None
+    applications = frozenset({*asked.accepted_client_ids, asked.client_id} - {""})
+    forge = GitLabForge(
+        asked.url,
+        key_cache=settings.standalone.root / "keys",
+        application_ids=applications,
+        timeout_seconds=asked.timeout_seconds,
+        ca_file=ca_file,
+        learn_registry=hosts.learn,
+    )
+    users = UserService(
+        store=UserRows(engine, clock, keys),
+        forge=forge,
+        oauth=_oauth(settings, ca_file),
+        clock=clock,
+        keys=keys,
+        rules=UserRules(
+            forge=DEFAULT_FORGE,
+            forge_url=asked.url,
+            other_application_ids=frozenset(asked.accepted_client_ids),
+            login_seconds=settings.limits.login_hours * 3600,
+        ),
+    )
+    return forge, users
+
+
+def _oauth(settings: Settings, ca_file: str | None) -> GitLabOAuth | None:
+    asked = settings.gitlab
+    if not asked.client_id:
+        return None
+    return GitLabOAuth(
+        asked.url,
+        client_id=asked.client_id,
+        client_secret=_secret(asked.client_secret_file, "GITLAB__CLIENT_SECRET"),
+        redirect_uri=f"{settings.http.public_url}{settings.http.prefix}/login/callback",
+        timeout_seconds=asked.timeout_seconds,
+        ca_file=ca_file,
+    )
+
+
+def _runtimes(settings: Settings, registry: Registry) -> Mapping[str, Runtime]:
+    name = settings.sessions.runtime
+    create = runtimes.factory(name)
+    runtime = create(
+        root=settings.standalone.root.absolute(),
+        instance=settings.sessions.instance,
+        registry=registry,
+        listen_host=settings.standalone.host,
+        start_budget_seconds=settings.sessions.start_budget_seconds,
+    )
+    return {name: runtime}
+
+
+def _routes(started: Mapping[str, Runtime]) -> Mapping[str, Routes]:
+    # Every runtime of today is reached at its own port; behind a gateway, a runtime's routes will be the gateway's.
+    return dict.fromkeys(started, StandaloneRoutes())
+
+
+def _dispatcher(settings: Settings) -> RunningDispatcher:
+    pace = Pace(
+        threads=settings.tasks.threads,
+        sweep_seconds=settings.tasks.sweep_seconds,
+        housekeeping_seconds=settings.tasks.housekeeping_seconds,
+    )
+    match settings.tasks.dispatcher:
+        case Dispatching.INPROCESS:
+            return InProcessDispatcher(pace)
+        case Dispatching.CELERY:
+            from spawner.tasks.celery import CeleryDispatcher  # noqa: PLC0415 - only where it is asked for
+
+            return CeleryDispatcher(settings.redis)
+
+
+# ---------------------------------------------------------------- values
+
+
+def _image_settings(settings: Settings) -> ImageSettings:
+    images = settings.images
+    defaults = {ImageKind.ENVIRONMENT: images.default_environment or default_environment.reference()}
+    if images.default_container:
+        defaults[ImageKind.CONTAINER] = images.default_container
+    policy = Policy(
+        fallback=FallbackPolicy(images.fallback.value),
+        grace_seconds=images.grace_seconds,
+        queue_budget_seconds=images.queue_budget_seconds,
+        build_budget_seconds=images.build_budget_seconds,
+        registry_budget_seconds=images.registry_budget_seconds,
+        push_lag_seconds=images.push_lag_seconds,
+    )
+    return ImageSettings(
+        build_job=images.build_job, defaults=defaults, max_age_days=images.environment_max_age_days, policy=policy
+    )
+
+
+def _session_settings(settings: Settings) -> SessionSettings:
+    own = settings.sessions
+    base = f"{settings.http.public_url}{settings.http.prefix}"
+    rules = Rules(
+        start_budget_seconds=own.start_budget_seconds,
+        stop_grace_seconds=own.stop_grace_seconds,
+        retention_seconds=own.retention_days * 86400,
+        observe_seconds=own.observe_seconds,
+        restarts_limit=own.restarts_limit,
+        restarts_window_seconds=own.restarts_window_seconds,
+    )
+    return SessionSettings(
+        instance=own.instance,
+        default_runtime=own.runtime,
+        report_url=f"{base}/api/slipway/v1/agent",
+        relay_url=f"{base}/git",
+        default_url=own.default_url,
+        url_choices=own.url_choices,
+        classes=tuple(_class(each) for each in settings.resources.classes),
+        rules=rules,
+        access_check_seconds=own.access_check_seconds,
+    )
+
+
+def _class(each: ResourceClass) -> options.ResourceClass:
+    return options.ResourceClass(
+        id=each.id,
+        name=each.name,
+        cpu_cores=each.cpu_cores,
+        memory_bytes=round(each.memory_gigabytes * GIGABYTE),
+        gpu_count=each.gpu_count,
+        default_storage_bytes=round(each.default_storage_gigabytes * GIGABYTE),
+        max_storage_bytes=round(each.max_storage_gigabytes * GIGABYTE),
+        is_default=each.is_default,
+    )
+
+
+def _edge(settings: Settings, *, keys: tuple[bytes, ...], announcements: Announcements) -> EdgeOptions:
+    http = settings.http
+    forges = [ForgeAddress(name=name, web_url=forge.url) for name, forge in settings.forge_table().items()]
+    edge = EdgeOptions(
+        public_url=f"{http.public_url}{http.prefix}",
+        cookie_keys=tuple(hashlib.sha256(b"cookies:" + key).hexdigest() for key in keys),
+        forges=tuple(forges),
+        announcements=announcements,
+        patch_status=settings.api.patch_status.value,
+        viewer_limit=max(1, http.threads - _RESERVED_THREADS),
+        hook_secret=_secret(settings.gitlab.webhook_secret_file, "GITLAB__WEBHOOK_SECRET"),
+        default_url=settings.sessions.default_url,
+        default_urls=settings.sessions.url_choices,
+        metrics=metrics.exposition,
+        max_body_bytes=settings.limits.body_bytes,
+    )
+    return replace(edge, notices=_notices(settings))
+
+
+def _notices(settings: Settings) -> tuple[str, ...]:
+    host = urlsplit(settings.http.public_url).hostname or ""
+    if settings.sessions.runtime != "standalone" or host in {"127.0.0.1", "localhost"}:
+        return ()
+    return ("Sessions of this service are processes of one machine.",)
+
+
+def _keys(settings: Settings) -> tuple[bytes, ...]:
+    if settings.secrets.key_file is None:
+        raise Misconfigured(
+            "No key file is set.", remedy="Set SPAWNER_SECRETS__KEY_FILE to a file with one key per line."
+        )
+    return read_keys(settings.secrets.key_file)
+
+
+def _secret(path: Path | None, setting: str) -> str | None:
+    return None if path is None else read_secret(path, setting=f"SPAWNER_{setting}_FILE")
