@@ -21,7 +21,9 @@ import platform as machine
 import re
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -175,12 +177,14 @@ def unpack(manifest: bytes, fetch: Fetch, folder: Path, *, limits: Limits | None
         fetch(config, work / "config", bounds.manifest_bytes)
         _check_config((work / "config").read_bytes())
         fetch(layers[0], work / "layer-1", bounds.lock_layer_bytes)
-        files = dict(_small_files(work / "layer-1", bounds))
+        with _whole():
+            files = dict(_small_files(work / "layer-1", bounds))
         environment = _environment(files)
         hashes = {digest for _, found in locked_packages(environment.lock).values() for digest in found}
         if len(layers) > 1:
             fetch(layers[1], work / "layer-2", bounds.wheel_layer_bytes)
-            _write_wheels(work / "layer-2", folder / WHEELS_FOLDER, hashes, bounds)
+            with _whole():
+                _write_wheels(work / "layer-2", folder / WHEELS_FOLDER, hashes, bounds)
         for name, content in files.items():
             (folder / name).write_bytes(content)
     finally:
@@ -297,16 +301,22 @@ class _Hashing(io.RawIOBase):
 def _members(path: Path, bounds: Limits) -> Iterator[tuple[str, IO[bytes], int]]:
     """Yield the regular files of a layer by name under `slipway/`; FormatError at anything else in it."""
     total = 0
+    with tarfile.open(path, mode="r|gz") as archive:
+        for member in archive:
+            total += member.size
+            root, _, name = member.name.partition("/")
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None or root != _ROOT or total > bounds.unpacked_bytes:
+                raise FormatError(f"The layer holds “{capped(member.name)}”, which does not belong there.")
+            yield name, content, member.size
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Say that a layer is damaged where reading it breaks off, or where it names a file twice."""
     try:
-        with tarfile.open(path, mode="r|gz") as archive:
-            for member in archive:
-                total += member.size
-                root, _, name = member.name.partition("/")
-                content = archive.extractfile(member) if member.isreg() else None
-                if content is None or root != _ROOT or total > bounds.unpacked_bytes:
-                    raise FormatError(f"The layer holds “{capped(member.name)}”, which does not belong there.")
-                yield name, content, member.size
-    except (tarfile.TarError, EOFError, OSError) as error:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, FileExistsError) as error:
         raise FormatError("A layer of the environment image is damaged.") from error
 
 

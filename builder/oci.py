@@ -9,6 +9,7 @@ and checked against its digest. It must not know projects, keys or Git.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import json
@@ -164,9 +165,7 @@ class RegistryClient:
             said = answer.headers.get("Docker-Content-Digest", "")
             media_type = _media_type(answer)
         digest = digest_of(content)
-        if digest not in {said or digest, reference if DIGEST.fullmatch(reference) else digest} or (
-            DIGEST.fullmatch(reference) and digest != reference
-        ):
+        if said not in {"", digest} or (DIGEST.fullmatch(reference) and reference != digest):
             raise RefusedError(f"{self.address} sent another manifest than {capped(reference)} of {repository}.")
         return Manifest(content=content, media_type=media_type, digest=digest)
 
@@ -363,8 +362,8 @@ class RegistryClient:
         kind, _, rest = challenge.partition(" ")
         credentials = self._credentials()
         if kind.lower() == "basic" and credentials is not None:
-            header = HTTPBasicAuth(credentials.username, credentials.password)(requests.PreparedRequest())
-            return str(header.headers["Authorization"])
+            pair = f"{credentials.username}:{credentials.password}".encode()
+            return f"Basic {base64.b64encode(pair).decode('ascii')}"
         if kind.lower() != "bearer":
             raise UnauthorizedError(f"{self.address} wants to know who you are: give a user name and a token.")
         fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
