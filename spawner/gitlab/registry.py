@@ -1,6 +1,6 @@
 """`GitLabRegistry`: the Registry port over the OCI distribution protocol (`builder.oci`).
 
-For: `spawner.images` asks it what images exist; `spawner.runtimes` for an environment image's layers.
+For: `spawner.images` asks it what images exist; `spawner.runtimes` for an environment image's manifest and blobs.
 Promises: "does not exist" is None, "cannot be asked" is RegistryUnavailable; a person's token goes to registries of
 this GitLab (set, or named by GitLab itself) and their token service, to every other registry nobody's; addresses on
 this machine are asked only where they are such a registry; registry tokens are cached per person and scope.
@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from builder.errors import RefusedError, RegistryError, UnauthorizedError, UnavailableError, UsageError
@@ -23,7 +24,6 @@ from builder.tags import Label
 from spawner.errors import ImageUnavailable, ImageUnparsable, RegistryUnavailable, foreign
 from spawner.ports import Credential, RegistryImage
 
-LAYERS_BYTES = 512 * 1024 * 1024  # of one environment image: locks are kilobytes, bundled wheels the rest; a guess
 _MOST_IDLE = 64
 _RETRY_SECONDS = 5.0
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -79,20 +79,26 @@ class GitLabRegistry:
         with self._client(parsed, credential) as client:
             return client.tags(parsed["repository"])
 
-    def layers(self, reference: str, credential: Credential | None) -> Sequence[bytes]:
-        """Return a small image's layers, lowest first, each checked against its digest.
-
-        Raises ImageUnavailable (gone, larger than 512 MiB, or no single image) or RegistryUnavailable.
-        """
+    def manifest(self, reference: str, credential: Credential | None) -> bytes:
+        """Return the exact bytes of an image's manifest; raises ImageUnavailable (gone) or RegistryUnavailable."""
         parsed = _parsed(reference)
         with self._client(parsed, credential) as client:
             manifest = self._manifest(client, parsed)
-            if manifest is None:
-                raise ImageUnavailable(
-                    f"The image {foreign(reference)} is gone.", remedy="Launch again to choose anew."
-                )
+        if manifest is None:
+            raise _gone(reference)
+        return manifest.content
+
+    def save_blob(
+        self, reference: str, digest: str, target: Path, *, largest_bytes: int, credential: Credential | None
+    ) -> None:
+        """Write one verified blob of an image to a new file.
+
+        Raises ImageUnavailable (gone, larger than `largest_bytes`, or not what its digest says) or RegistryUnavailable.
+        """
+        parsed = _parsed(reference)
+        with self._client(parsed, credential) as client:
             try:
-                return _layers(client, parsed["repository"], manifest)
+                client.download(parsed["repository"], digest, target, largest_bytes=largest_bytes)
             except RefusedError as error:
                 raise ImageUnavailable(f"The image {foreign(reference)} cannot be used: {error}") from error
 
@@ -178,17 +184,8 @@ def _parsed(reference: str) -> dict[str, str]:
     return {name: value or "" for name, value in found.groupdict().items()}
 
 
-def _layers(client: RegistryClient, repository: str, manifest: Manifest) -> tuple[bytes, ...]:
-    listed = manifest.document().get("layers")
-    if not isinstance(listed, list):
-        raise RefusedError("it is no single image.")
-    layers: list[bytes] = []
-    left = LAYERS_BYTES
-    for each in listed:
-        digest = each.get("digest") if isinstance(each, dict) else None
-        layers.append(client.blob(repository, str(digest), largest_bytes=left))
-        left -= len(layers[-1])
-    return tuple(layers)
+def _gone(reference: str) -> ImageUnavailable:
+    return ImageUnavailable(f"The image {foreign(reference)} is gone.", remedy="Launch again to choose anew.")
 
 
 def _moment(text: str | None) -> datetime | None:
