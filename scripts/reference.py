@@ -23,6 +23,8 @@ from spawner.context import EdgeOptions, ForgeAddress, NoAnnouncements
 from spawner.http import create_app
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from spawner.services import Services
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
@@ -49,16 +51,20 @@ def pages() -> dict[str, str]:
     }
 
 
-def api_document() -> dict[str, Any]:
-    """Return the OpenAPI document of an app that serves nobody."""
+def empty_app() -> "Flask":
+    """Return an app that serves nobody: it has every route and no service."""
     options = EdgeOptions(
         public_url="http://127.0.0.1:8000",
         cookie_keys=("documentation only",),
         forges=(ForgeAddress(name="default", web_url="https://gitlab.example.org"),),
         announcements=NoAnnouncements(lambda _: None),
     )
-    # The document is made from the routes alone; no view is called.
-    app = create_app(cast("Services", None), options)
+    return create_app(cast("Services", None), options)
+
+
+def api_document() -> dict[str, Any]:
+    """Return the OpenAPI document; it is made from the routes alone, and no view is called."""
+    app = empty_app()
     with app.app_context():
         return openapi.document(app)
 

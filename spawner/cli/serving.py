@@ -51,10 +51,12 @@ class Server(BaseApplication):  # type: ignore[misc] # gunicorn is published wit
             "keepalive": _KEEP_ALIVE_SECONDS,
             "loglevel": "warning",
             "proc_name": "slipway",
+            "control_socket_disable": True,
             "post_fork": lambda _server, _worker: die_with_parent(),
             "worker_exit": lambda _server, _worker: self._stop(),
         }.items():
-            self.cfg.set(name, value)
+            if name in self.cfg.settings:  # `control_socket_disable` is younger than gunicorn 23
+                self.cfg.set(name, value)
 
     def load(self) -> Flask:
         """Wire this process's services, after the fork, and return the app."""
