@@ -73,8 +73,7 @@ class EdgeOptions:
     version: str = "0.1.0"
     patch_status: int = 200  # or 204, as Renku's own command line wants it
     viewer_limit: int = 24  # threads of this process less eight
-    hook_tokens: tuple[str, ...] = field(default=(), repr=False)  # secret tokens of GitLab's hooks
-    hook_signing_keys: tuple[str, ...] = field(default=(), repr=False)  # as GitLab shows them, `whsec_…`
+    hook_secret: str | None = field(default=None, repr=False)  # the secret token of GitLab's hooks, or `whsec_…`
     notices: tuple[str, ...] = ()  # sentences shown on every page, such as who this machine can separate
     default_url: str = "/lab"
     default_urls: tuple[str, ...] = ("/lab", "/tree")

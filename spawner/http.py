@@ -21,9 +21,10 @@ from spawner.api.rendering import error_body
 from spawner.api.schemas import FieldErrors
 from spawner.context import EXTENSION, Edge, EdgeOptions
 from spawner.errors import InvalidInput, SignInRequired, SpawnerError, TemporaryError
+from spawner.log import get_logger
 from spawner.services import Services
 
-_log = structlog.get_logger()
+_log = get_logger(__name__)
 
 # Error class -> (HTTP status, code). Codes as in the compatible contract: 1000s the user's, 2000s ours, 3000s
 # intermittent; HTTP's own errors have 1000 + status. A class not named here has its nearest ancestor's row, and the

@@ -7,14 +7,14 @@ Must not know: what the parts are.
 
 from typing import Any
 
-import structlog
 from flask import Blueprint, Response, jsonify, make_response
 
 from spawner.api.openapi import TEXT, Operation, operation
 from spawner.context import options
 from spawner.errors import NotFound, SpawnerError
+from spawner.log import get_logger
 
-_log = structlog.get_logger()
+_log = get_logger(__name__)
 
 
 @operation(Operation(summary="Alive, as the contract has it", answers={200: str}, media=TEXT, security="none"))

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
-import structlog
 from flask import Blueprint, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 
@@ -18,12 +17,14 @@ from spawner.api.openapi import Operation, operation
 from spawner.context import now, options, services
 from spawner.errors import Forbidden, MalformedRequest
 from spawner.gitlab.webhooks import BuildsChanged, Secret, delivery_id, event, is_genuine
+from spawner.log import get_logger
 
 DEFAULT_FORGE: Final = "default"
+SIGNING_PREFIX: Final = "whsec_"  # of the newer hooks' signing keys
 REMEMBERED_DELIVERIES = 4096
 LARGEST_BYTES = 25 << 20  # GitLab's own cap
 _EXTENSION: Final = "slipway.deliveries"
-_log = structlog.get_logger()
+_log = get_logger(__name__)
 
 
 class Deliveries:
@@ -52,8 +53,8 @@ def gitlab() -> Response:
     request.max_content_length = LARGEST_BYTES
     body = request.get_data(cache=False)
     headers = dict(request.headers)
-    secrets = [Secret(token=token) for token in options().hook_tokens]
-    secrets += [Secret(signing_key=key) for key in options().hook_signing_keys]
+    secret = options().hook_secret or ""
+    secrets = [Secret(signing_key=secret) if secret.startswith(SIGNING_PREFIX) else Secret(token=secret)]
     if not is_genuine(headers, body, secrets, now()):
         raise Forbidden("This hook is not ours.", remedy="Give GitLab the secret token of the settings.")
     deliveries: Deliveries = current_app.extensions[_EXTENSION]

@@ -6,19 +6,22 @@ Must not know: phases' rules; it shows what the session says.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, make_response, redirect, render_template, url_for
+from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from spawner.context import current_caller, login_required, services
 from spawner.errors import SpawnerError
 from spawner.images.log import failing_lines
+from spawner.images.model import FallbackPolicy
 from spawner.names import SessionName
 from spawner.sessions.model import Event, EventKind, Phase, Session
 from spawner.sessions.service import LaunchCommand
 from spawner.users.model import Caller
-from spawner.web.words import STARTING_PHASES
+from spawner.web.words import STARTING_PHASES, stages
 
 LOG_LINES = 60
 
@@ -33,7 +36,8 @@ def show(name: str) -> str:
     return render_template(
         "sessions/show.html",
         session=session,
-        events=[event for event in events if event.kind is not EventKind.LOG],
+        events=_told(events),
+        stages=stages(session.phase),
         build=sessions.build_of(session),
         build_log=log,
         failing=failing_lines(log) if session.phase is Phase.FAILED else (),
@@ -48,6 +52,18 @@ def show(name: str) -> str:
 def _this_generation(events: Sequence[Event]) -> Sequence[Event]:
     starts = [n for n, event in enumerate(events) if event.kind is EventKind.PHASE and event.phase is Phase.NEW]
     return events[starts[-1] :] if starts else events
+
+
+def _told(events: Sequence[Event]) -> Sequence[Event]:
+    """Return the events worth a line: no log, and of a phase and its own end only the end."""
+    shown = [event for event in events if event.kind is not EventKind.LOG]
+    after = [*(event.kind for event in shown[1:]), None]
+    ends = {EventKind.READY, EventKind.FAILED, EventKind.GONE}
+    return [
+        event
+        for event, following in zip(shown, after, strict=True)
+        if not (event.kind is EventKind.PHASE and following in ends)
+    ]
 
 
 def _build_log(caller: Caller, session: Session) -> str:
@@ -84,12 +100,13 @@ def use_built_image(name: str) -> BaseResponse:
 
 
 def retry(name: str) -> BaseResponse:
-    """Launch the same again."""
+    """Launch the same again, or with another fallback where the page offered one."""
     caller = current_caller()
     session = services().sessions.own(caller, SessionName(name))
-    command = LaunchCommand(
-        project=session.project_path, sha=session.sha, branch=session.branch, request=session.request
-    )
+    wanted = session.request
+    with suppress(ValueError):
+        wanted = replace(wanted, fallback=FallbackPolicy(request.form.get("fallback", "")))
+    command = LaunchCommand(project=session.project_path, sha=session.sha, branch=session.branch, request=wanted)
     again, _is_new = services().sessions.launch(caller, command)
     return _back(again.name)
 

@@ -6,7 +6,8 @@ their `datetime` attribute.
 Must not know: services beyond the clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -97,6 +98,22 @@ def waited_for(session: Session) -> str:
             return "The session is being taken down."
         case _:
             return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One of the stages from a launch to a session that answers."""
+
+    name: str
+    is_done: bool
+    is_current: bool
+
+
+def stages(phase: Phase) -> Sequence[Stage]:
+    """Return the stages of a launch, in order, as far as the session has come."""
+    at = {Phase.NEW: 0, Phase.QUEUED: 0, Phase.WAITING: 1, Phase.STARTING: 2}.get(phase, 3)
+    names = ("Accepted", "Image", "Start", "Ready")
+    return [Stage(name=name, is_done=n < at, is_current=n == at) for n, name in enumerate(names)]
 
 
 def register_words(pages: Blueprint) -> None:

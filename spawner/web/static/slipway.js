@@ -21,6 +21,9 @@ function tell(root) {
   for (const each of root.querySelectorAll("time[data-clock]")) {
     each.textContent = new Date(each.dateTime).toLocaleTimeString();
   }
+  for (const each of root.querySelectorAll("time[data-moment]")) {
+    each.textContent = new Date(each.dateTime).toLocaleString();
+  }
   for (const each of root.querySelectorAll("[data-scripted]")) each.hidden = false;
 }
 
@@ -44,7 +47,7 @@ async function refresh() {
   document.title = page.title;
   for (const part of document.querySelectorAll("[data-live]")) {
     const fresh = page.getElementById(part.id);
-    if (!fresh || fresh.innerHTML === part.dataset.shown) continue;
+    if (!fresh || fresh.innerHTML === (part.dataset.shown ?? part.innerHTML)) continue;
     const focused = part.contains(document.activeElement) ? document.activeElement.textContent : null;
     part.dataset.shown = fresh.innerHTML;
     part.className = fresh.className;

@@ -1,0 +1,52 @@
+"""A running spawner over SQLite, and clients of two people."""
+
+from collections.abc import Iterator
+
+import pytest
+from flask.testing import FlaskClient
+
+from spawner.ports import AccessLevel
+from spawner.store.engine import open_engine
+from tests.functional.api.world import PUBLIC_URL, World, make_world
+
+
+@pytest.fixture
+def world(sqlite_url: str) -> Iterator[World]:
+    """A spawner with its tasks running; Ada is developer of grp/proj, Bob is not, Root administers."""
+    engine = open_engine(sqlite_url)
+    world = make_world(engine)
+    for name in ("ada", "bob"):
+        world.add_person(name)
+    world.add_person("root", is_admin=True)
+    world.add_project(members={"ada": AccessLevel.DEVELOPER})
+    world.dispatcher.start(world.services)
+    yield world
+    world.dispatcher.stop(timeout_seconds=10)
+    engine.dispose()
+
+
+def client_of(world: World, username: str | None) -> FlaskClient:
+    """Return a client that sends a person's GitLab token with every request."""
+    client = world.app.test_client()
+    client.environ_base["HTTP_HOST"] = PUBLIC_URL.removeprefix("http://")
+    if username is not None:
+        client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer token-{username}"
+    return client
+
+
+@pytest.fixture
+def ada(world: World) -> FlaskClient:
+    """Ada's client."""
+    return client_of(world, "ada")
+
+
+@pytest.fixture
+def bob(world: World) -> FlaskClient:
+    """Bob's client."""
+    return client_of(world, "bob")
+
+
+@pytest.fixture
+def nobody(world: World) -> FlaskClient:
+    """A client that is not signed in."""
+    return client_of(world, None)
