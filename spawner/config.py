@@ -342,7 +342,9 @@ class Tasks(_Group):
     dispatcher: Dispatching = Dispatching.INPROCESS
     """`inprocess` (threads of the web process) or `celery` (workers of their own, woken through Redis)."""
     threads: Annotated[int, Field(ge=1)] = 8
-    """Tasks that one process runs at a time."""
+    """Tasks that the web process runs at a time (`inprocess`)."""
+    processes: Annotated[int, Field(ge=1)] = 4
+    """Processes of one `spawner worker` (`celery`)."""
     sweep_seconds: Seconds = 0.5
     """How often due sessions and builds are looked for, in seconds; a lost wake-up costs this much."""
     housekeeping_seconds: Seconds = 60.0

@@ -15,7 +15,7 @@ from spawner import metrics
 from spawner.errors import TemporaryError
 from spawner.log import get_logger
 from spawner.names import SessionName
-from spawner.ports import TaskKind
+from spawner.ports import Dispatcher, TaskKind
 
 _log = get_logger(__name__)
 
@@ -59,6 +59,11 @@ class TaskServices(Protocol):
     @property
     def images(self) -> ImageTasks:
         """The image service."""
+        ...
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Whom to ask for a task."""
         ...
 
 
