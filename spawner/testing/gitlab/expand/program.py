@@ -26,7 +26,7 @@ from spawner.testing.gitlab.node import Node, find_node
 _HERE = Path(__file__).parent
 _INSTALL_SECONDS = 180
 _RUN_SECONDS = 60
-_LAST_CHARACTERS = 600
+_LAST_CHARACTERS = 500
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What the program says when all is well, or about a checkout that has no such remote; never the reason of a failure.
 _NOISE = re.compile(
@@ -158,4 +158,7 @@ def _npm_ci(folder: Path, *, node: Node) -> None:
 
 def _reason(printed: str) -> str:
     lines = [line for line in _ANSI.sub("", printed).splitlines() if line.strip() and not _NOISE.match(line)]
-    return "\n".join(lines)[-_LAST_CHARACTERS:].strip() or "gitlab-ci-local ended with an error and no message."
+    text = "\n".join(lines).strip()
+    if len(text) > 2 * _LAST_CHARACTERS:
+        text = f"{text[:_LAST_CHARACTERS]} ... {text[-_LAST_CHARACTERS:]}"
+    return text or "gitlab-ci-local ended with an error and no message."
