@@ -27,6 +27,13 @@ _HERE = Path(__file__).parent
 _INSTALL_SECONDS = 180
 _RUN_SECONDS = 60
 _LAST_CHARACTERS = 500
+# Node brings its own list of authorities; the machine's own must count too, or a registry of the house is not trusted.
+# npm's pauses between tries are 10 and 60 s by default, too long for somebody who waits.
+_NPM_SETTINGS = {
+    "NODE_USE_SYSTEM_CA": "1",
+    "npm_config_fetch_retry_mintimeout": "1000",
+    "npm_config_fetch_retry_maxtimeout": "5000",
+}
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What the program says when all is well, or about a checkout that has no such remote; never the reason of a failure.
 _NOISE = re.compile(
@@ -144,7 +151,7 @@ def _npm_ci(folder: Path, *, node: Node) -> None:
     ]
     try:
         ended = subprocess.run(
-            command, cwd=folder, env={**os.environ, "PATH": path},
+            command, cwd=folder, env={**os.environ, "PATH": path, **_NPM_SETTINGS},
             capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as exc:

@@ -1,7 +1,7 @@
 """How gitlab-ci-local and Node get onto a machine.
 
-Covered: an empty cache, two processes at once, a failing registry, a lock without addresses, the age of Node, durations and
-globs. Left out: Windows.
+Covered: an empty cache, two processes at once, a failing registry, a lock without addresses, the age of Node,
+durations and globs. Left out: Windows.
 """
 
 import json
