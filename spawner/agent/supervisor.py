@@ -64,6 +64,9 @@ class Supervisor:
     def run(self) -> None:
         """Prepare, start, watch and end the session."""
         self._say_status("starting")
+        if (self._plan.record / "stop.json").exists():  # asked for before there was anyone to signal
+            self._finish({"message": "Stopped.", "exit_code": 0, "is_out_of_memory": False})
+            return
         with acting_as(self._plan.person):
             is_put_aside = prepare.prepare(self._plan)
         if is_put_aside:

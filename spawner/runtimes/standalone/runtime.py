@@ -13,7 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,9 @@ class StandaloneRuntime:
                 plan = self._plan(workload, record, installed, port, lock)
                 descriptors = (port.listening.fileno(), installed.lock_descriptor, lock)
                 pid = launching.launch(plan, descriptors, self.variables)
+            made = processes.identity(pid)
+            if made is not None:  # the agent notes the same as soon as it runs; a stop may come before
+                record.note("process", asdict(made))
             state = {**state, "pid": pid}
             record.note("record", self._noted(workload, state))
             yield Progress(message="Started the session's agent", state=state)
