@@ -80,7 +80,7 @@ def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None 
         structlog.processors.StackInfoRenderer(),
     ]
     last: list[Any] = (
-        [structlog.processors.format_exc_info, mask_event, structlog.dev.ConsoleRenderer(colors=is_console)]
+        [structlog.processors.format_exc_info, mask_event, structlog.dev.ConsoleRenderer(colors=out.isatty())]
         if is_console
         else [structlog.processors.format_exc_info, mask_event, structlog.processors.JSONRenderer(default=str)]
     )

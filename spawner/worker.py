@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from celery import signals
 
@@ -19,7 +19,7 @@ from spawner.log import get_logger
 from spawner.tasks.celery import worker_app
 from spawner.tasks.inprocess import InProcessDispatcher, Pace
 from spawner.tasks.reconcile import TaskServices
-from spawner.wiring import Wired, wire
+from spawner.wiring import wire
 
 NET_SECONDS = 1.0  # between two looks of a worker's own sweep
 NET_THREADS = 2
@@ -28,18 +28,38 @@ NET_HOUSEKEEPING_FACTOR = 5  # beat asks for housekeeping; this is for when it d
 _log = get_logger(__name__)
 
 
+class Startable(Protocol):
+    """What `wiring.wire` returns, as far as a worker goes."""
+
+    @property
+    def services(self) -> TaskServices:
+        """What tasks call."""
+        ...
+
+    def start(self) -> None:
+        """Start the dispatcher's threads."""
+        ...
+
+    def stop(self) -> None:
+        """End threads and connections, bounded in time."""
+        ...
+
+
+Build = Callable[[Settings], Startable]
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What one worker process holds."""
 
-    wired: Wired
+    wired: Startable
     net: InProcessDispatcher
 
 
 class WorkerProcess:
     """The services of this process, built at their first use and never inherited through a fork."""
 
-    def __init__(self, settings: Settings, build: Callable[[Settings], Wired] = wire) -> None:
+    def __init__(self, settings: Settings, build: Build = wire) -> None:
         self._settings = settings
         self._build = build
         self._lock = threading.Lock()
@@ -77,9 +97,9 @@ class WorkerProcess:
             part.wired.stop()
 
 
-def run_worker(settings: Settings) -> int:
+def run_worker(settings: Settings, build: Build = wire) -> int:
     """Run a worker until it is told to end; return its exit code. Raises Misconfigured."""
-    process = WorkerProcess(settings)
+    process = WorkerProcess(settings, build)
     app = worker_app(settings, process.services)
 
     def begin(**_: Any) -> None:
