@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from builder.engines.wheels import Checkout, Download, Local, Origin, make_wheel
 from builder.environment import render_lock
 from builder.errors import BuildFailedError, UnavailableError
 from builder.recipes import OWN_FOLDER, PREFERRED, SESSION_PACKAGES, Plan
@@ -39,6 +41,7 @@ RESOLVE_SECONDS = 600.0
 WHEEL_SECONDS = 3000.0
 TAIL_LINES = 40
 PUBLIC_FILE_HOSTS = frozenset({"files.pythonhosted.org"})  # where PyPI's index says its files are
+_INDEX_OPTIONS = frozenset({"-i", "--index-url", "--extra-index-url", "-f", "--find-links"})
 _REPRODUCIBLE = "315532800"  # 1980-01-01, the earliest date that a wheel (a zip file) can hold
 _HIDDEN = ("CI_REGISTRY_PASSWORD", "CI_JOB_JWT", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
 _UNREACHABLE = re.compile(
@@ -65,11 +68,12 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Package:
+    """One resolved package: its wheels' hashes where any session can get them, else where its wheel comes from."""
+
     name: str
     version: str | None
     wheel_hashes: frozenset[str]
-    source_hashes: frozenset[str]
-    direct: str | None  # what pip is given instead of a name and version
+    origin: Origin | None
 
 
 def resolve(stage: Path, plan: Plan, interpreter: Interpreter, *, output: Path) -> Resolved:
@@ -107,12 +111,13 @@ def _finish(
     locked: dict[str, tuple[str, frozenset[str]]] = {}
     own: list[_Package] = []
     for package in packages.values():
-        if package.direct is None and package.version is not None and package.wheel_hashes:
+        if package.origin is None and package.version is not None:
             locked[package.name] = (package.version, package.wheel_hashes)
         else:
             own.append(package)
-    if own:
-        _make_wheels(stage, plan, interpreter, own, output)
+    indexes = _indexes(stage, plan)
+    for package in own:
+        _make(stage, interpreter, package, indexes, output)
     wheels = tuple(sorted(output.glob("*.whl")))
     for wheel in wheels:
         name, version, _, _ = parse_wheel_filename(wheel.name)
@@ -154,6 +159,10 @@ def _compile(
     }
     pins = {name: PREFERRED[name] for name in SESSION_PACKAGES if name in added} | found
     command = ["pip", "compile", *inputs, "--quiet", "--no-header", "--python", interpreter.path]
+    # The image names a minor version only: what is locked has to run on its oldest patch release too, unless that
+    # was ruled out. A machine that launches it may have another patch release than the one that builds it.
+    if SpecifierSet(plan.python).contains(f"{interpreter.minor}.0"):
+        command += ["--python-version", interpreter.minor]
     command += [part for path in plan.constraints for part in ("--constraint", path)]
     command += [part for extra in plan.extras for part in ("--extra", extra)]
     what = "resolve the declared dependencies" if not added else "add what a session needs to the declared dependencies"
@@ -179,37 +188,45 @@ def _preferences(stage: Path, name: str, pins: Mapping[str, str | None]) -> list
 
 
 def _packages(stage: Path, plan: Plan, interpreter: Interpreter, path: str) -> dict[str, _Package]:
-    """Read a PEP 751 lock. What no session could get by itself has `direct` set, or no wheel hashes."""
+    """Read a PEP 751 lock."""
     document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     tags = frozenset(_tags(interpreter))
-    is_public_only = not _other_indexes(stage, plan)
-    packages = [_package(entry, tags, is_public_only=is_public_only) for entry in document.get("packages", [])]
+    has_other_indexes = bool(_other_indexes(stage, plan))
+    packages = [_package(entry, tags, stage, is_open=not has_other_indexes) for entry in document.get("packages", [])]
     return {package.name: package for package in packages}
 
 
-def _package(entry: Mapping[str, Any], tags: frozenset[Tag], *, is_public_only: bool) -> _Package:
-    name, version = canonicalize_name(entry["name"]), entry.get("version")
+def _package(entry: Mapping[str, Any], tags: frozenset[Tag], stage: Path, *, is_open: bool) -> _Package:
     wheels = [wheel for wheel in entry.get("wheels", []) if _fits(wheel, tags)]
-    direct = None
-    if "directory" in entry:
-        direct = f"./{OWN_FOLDER}/{entry['directory']['path']}"
-    elif "vcs" in entry:
-        vcs = entry["vcs"]
-        subdirectory = f"#subdirectory={vcs['subdirectory']}" if "subdirectory" in vcs else ""
-        direct = f"{name} @ {vcs['type']}+{vcs.get('url', '')}@{vcs['commit-id']}{subdirectory}"
-    elif "archive" in entry:
-        archive = entry["archive"]
-        direct = f"{name} @ {archive['url']}" if "url" in archive else f"./{OWN_FOLDER}/{archive['path']}"
-    is_reachable = is_public_only or all(
-        urlsplit(wheel.get("url", "")).hostname in PUBLIC_FILE_HOSTS for wheel in wheels
-    )
-    hashes = frozenset(wheel["hashes"]["sha256"] for wheel in entry.get("wheels", []) if "sha256" in wheel["hashes"])
-    source = entry.get("sdist", {}).get("hashes", {}).get("sha256")
+    can_get = is_open or all(urlsplit(wheel.get("url", "")).hostname in PUBLIC_FILE_HOSTS for wheel in wheels)
+    all_hashes = (_sha256_of(wheel) for wheel in entry.get("wheels", []))
+    hashes = frozenset(digest for digest in all_hashes if digest is not None)
+    is_ready = bool(wheels and hashes and can_get)
     return _Package(
-        name=name, version=version, direct=direct,
-        wheel_hashes=hashes if wheels and is_reachable else frozenset(),
-        source_hashes=frozenset({source} if source else ()) | (hashes if wheels else frozenset()),
+        name=canonicalize_name(entry["name"]), version=entry.get("version"), wheel_hashes=hashes,
+        origin=None if is_ready else _origin(entry, wheels, stage),
     )  # fmt: skip
+
+
+def _origin(entry: Mapping[str, Any], wheels: Sequence[Mapping[str, Any]], stage: Path) -> Origin:
+    """Say where a package's wheel, or its source, comes from."""
+    if "directory" in entry:
+        return Local(path=stage / OWN_FOLDER / entry["directory"]["path"])
+    if "vcs" in entry:
+        vcs = entry["vcs"]
+        folder = vcs.get("subdirectory", "")
+        return Checkout(url=vcs.get("url") or vcs["path"], commit=vcs["commit-id"], subdirectory=folder)
+    file = entry.get("archive") or (wheels[0] if wheels else entry.get("sdist"))
+    if file is None:
+        raise BuildFailedError(f"{entry['name']} has neither a wheel for this Python and platform, nor its source.")
+    if "url" in file:
+        return Download(url=file["url"], sha256=_sha256_of(file))
+    return Local(path=stage / OWN_FOLDER / file["path"])
+
+
+def _sha256_of(file: Mapping[str, Any]) -> str | None:
+    digest = file.get("hashes", {}).get("sha256")
+    return digest if isinstance(digest, str) else None
 
 
 def _fits(wheel: Mapping[str, Any], tags: frozenset[Tag]) -> bool:
@@ -228,50 +245,50 @@ def _tags(interpreter: Interpreter) -> Iterator[Tag]:
 
 
 def _other_indexes(stage: Path, plan: Plan) -> list[str]:
-    """List the index options that a session would not have: the commit's, and those of this job's environment."""
-    found = [f"{name}={value}" for name, value in _pip_environment().items() if "@" in value or "EXTRA" in name]
+    """List the indexes that a session would not have: the commit's, and what this job adds or has credentials for."""
+    environment = _environment_indexes()
+    return _declared_indexes(stage, plan) + [url for url in environment if "@" in url] + environment[1:]
+
+
+def _indexes(stage: Path, plan: Plan) -> list[str]:
+    """List every index that may have been asked, with the credentials that go with it."""
+    return _declared_indexes(stage, plan) + _environment_indexes()
+
+
+def _declared_indexes(stage: Path, plan: Plan) -> list[str]:
+    found: list[str] = []
     for path in (*plan.inputs, *plan.written):
         file = stage / path
         if path.endswith(".txt") and file.is_file():
             options = [split_option(line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
-            names = {"-i", "--index-url", "--extra-index-url", "-f", "--find-links"}
-            found += [f"{option[0]} {option[1]}" for option in options if option is not None and option[0] in names]
+            found += [option[1] for option in options if option is not None and option[0] in _INDEX_OPTIONS]
     pyproject = stage / "pyproject.toml"
     if pyproject.is_file():
-        tables = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("uv", {})
-        found += [f"--extra-index-url {index['url']}" for index in tables.get("index", []) if "url" in index]
-        found += [f"--extra-index-url {url}" for url in tables.get("extra-index-url", [])]
+        table = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("uv", {})
+        found += [str(index["url"]) for index in table.get("index", []) if "url" in index]
+        found += [str(url) for url in table.get("extra-index-url", [])]
+        found += [str(table["index-url"])] if "index-url" in table else []
     return found
 
 
-def _make_wheels(stage: Path, plan: Plan, interpreter: Interpreter, packages: Sequence[_Package], output: Path) -> None:
-    """Build or fetch wheels with pip (uv has no `wheel` command), those of an index by their hashes."""
-    options = [option for option in _other_indexes(stage, plan) if option.startswith("-")]
-    named = [package for package in packages if package.direct is None]
-    direct = [package.direct for package in packages if package.direct is not None]
-    lines = [
-        f"{one.name}=={one.version}" + "".join(f" --hash=sha256:{h}" for h in sorted(one.source_hashes))
-        for one in named
-    ]
-    for name, wanted, more in (("named", lines, ["--require-hashes"]), ("direct", direct, [])):
-        if not wanted:
-            continue
-        file = stage / OWN_FOLDER / f"{name}.txt"
-        file.write_text("\n".join([*options, *wanted, ""]), encoding="utf-8")
-        command = ["run", "--quiet", "--no-project", "--isolated", "--python", interpreter.path, "--with", "pip", "--"]
-        command += ["python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check", *more]
-        names = ", ".join(sorted(package.name for package in packages))
-        what = f"build wheels of {names}"
-        _uv([*command, "--wheel-dir", str(output), "-r", str(file)], stage, what, limit_seconds=WHEEL_SECONDS)
-
-
-def _pip_environment() -> dict[str, str]:
-    """Say to pip, where it builds what uv resolved, which indexes uv was told of."""
-    default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL")
+def _environment_indexes() -> list[str]:
+    """List the indexes that uv was told of by its environment: the default one (or an empty text) first."""
+    default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
     extra = [os.environ.get("UV_INDEX", ""), os.environ.get("UV_EXTRA_INDEX_URL", "")]
-    urls = [word.partition("=")[2] if re.match(r"[\w-]+=", word) else word for text in extra for word in text.split()]
-    named = {"PIP_INDEX_URL": default, "PIP_EXTRA_INDEX_URL": " ".join(urls)}
-    return {name: value for name, value in named.items() if value}
+    named = [word for text in (default, *extra) for word in (text.split() or ([""] if text is default else []))]
+    return [word.partition("=")[2] if re.match(r"[\w-]+=", word) else word for word in named]
+
+
+def _make(stage: Path, interpreter: Interpreter, package: _Package, indexes: Sequence[str], output: Path) -> None:
+    """Fetch or build one wheel."""
+    if package.origin is None:
+        return
+
+    def build(source: Path) -> None:
+        command = ["build", "--quiet", "--wheel", "--python", interpreter.path, "--out-dir", str(output), str(source)]
+        _uv(command, stage, f"build a wheel of {package.name}", limit_seconds=WHEEL_SECONDS)
+
+    make_wheel(package.name, package.origin, build, indexes=indexes, work=stage / OWN_FOLDER, output=output)
 
 
 def uv_environment() -> dict[str, str]:
@@ -281,8 +298,8 @@ def uv_environment() -> dict[str, str]:
         cache = Path(kept.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway"
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept["UV_CACHE_DIR"] = str(cache / "uv")
-    quiet = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "SOURCE_DATE_EPOCH": _REPRODUCIBLE, "PIP_NO_INPUT": "1"}
-    return kept | quiet | _pip_environment()
+    quiet = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "SOURCE_DATE_EPOCH": _REPRODUCIBLE}
+    return kept | quiet
 
 
 def uv_program() -> str:
