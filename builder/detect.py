@@ -7,6 +7,7 @@ Old recipe versions stay here as data when a new one comes, so that images built
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -214,7 +215,9 @@ def _count_requirements(inputs: Inputs, path: str, seen: set[str]) -> Iterator[s
                 if target is not None:
                     yield from _count_requirements(inputs, target, seen)
             case Role.REMOTE:
-                yield f"{path}: {reference.target.split('@')[-1]} is fetched anew by each build"
+                if not requirements.is_fixed_address(reference.target):
+                    shown = re.sub(r"//[^/@]*@", "//", reference.target)  # without a user name or token
+                    yield f"{path}: {shown} is fetched anew by each build"
             case Role.LOCAL | Role.EDITABLE:
                 _count_local(inputs, directory, reference.target, reference.extras)
 

@@ -71,22 +71,20 @@ def parse(text: str) -> Declared:
     """Understand a requirements file. ValueError where a line names something in a way that is not understood."""
     lines = tuple(_logical_lines(text))
     references = tuple(reference for line in lines for reference in _references(line))
-    unpinned = tuple(line for line in lines if not line.startswith("-") and is_open(line))
+    unpinned = tuple(line for line in lines if not line.startswith("-") and "://" not in line and is_open(line))
     return Declared(lines=lines, references=references, unpinned=unpinned)
 
 
 def is_open(line: str) -> bool:
-    """Tell whether a requirement leaves its version open (a URL without a commit does; a hash never does)."""
+    """Tell whether a requirement leaves its version open; one with a hash never does."""
     requirement = line.split(" --", 1)[0]
     if "--hash" in line:
         return False
     try:
         parsed = Requirement(requirement)
     except InvalidRequirement:
-        return bool(_URL.match(requirement))
-    if parsed.url is not None:
-        return not re.search(r"@[0-9a-f]{40}(#|$)", parsed.url) and "sha256=" not in parsed.url
-    return not any(
+        return False
+    return parsed.url is None and not any(
         clause.operator in {"==", "==="} and not clause.version.endswith(".*") for clause in parsed.specifier
     )
 
@@ -111,6 +109,11 @@ def split_extras(target: str) -> tuple[str, tuple[str, ...]]:
         return target, ()
     names = tuple(name.strip() for name in found.group(1).split(",") if name.strip())
     return target[: found.start()], names
+
+
+def is_fixed_address(target: str) -> bool:
+    """Tell whether an address names its content: a full commit, or a hash."""
+    return bool(re.search(r"@[0-9a-f]{40}(#|$)|#(.*&)?sha256=[0-9a-f]{64}", target))
 
 
 def is_address(target: str) -> bool:

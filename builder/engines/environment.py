@@ -22,7 +22,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -154,9 +154,7 @@ def _compile(
     if added:
         (stage / OWN_FOLDER / "session.txt").write_text("".join(f"{line}\n" for line in added), encoding="utf-8")
         inputs.append(f"{OWN_FOLDER}/session.txt")
-    found = {
-        name: package.version for name, package in (prefer or {}).items() if package.version and not package.direct
-    }
+    found = {name: package.version for name, package in (prefer or {}).items() if package.version}
     pins = {name: PREFERRED[name] for name in SESSION_PACKAGES if name in added} | found
     command = ["pip", "compile", *inputs, "--quiet", "--no-header", "--python", interpreter.path]
     # The image names a minor version only: what is locked has to run on its oldest patch release too, unless that
@@ -190,14 +188,15 @@ def _preferences(stage: Path, name: str, pins: Mapping[str, str | None]) -> list
 def _packages(stage: Path, plan: Plan, interpreter: Interpreter, path: str) -> dict[str, _Package]:
     """Read a PEP 751 lock."""
     document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    tags = frozenset(_tags(interpreter))
+    tags = {tag: rank for rank, tag in enumerate(_tags(interpreter))}
     has_other_indexes = bool(_other_indexes(stage, plan))
     packages = [_package(entry, tags, stage, is_open=not has_other_indexes) for entry in document.get("packages", [])]
     return {package.name: package for package in packages}
 
 
-def _package(entry: Mapping[str, Any], tags: frozenset[Tag], stage: Path, *, is_open: bool) -> _Package:
-    wheels = [wheel for wheel in entry.get("wheels", []) if _fits(wheel, tags)]
+def _package(entry: Mapping[str, Any], tags: Mapping[Tag, int], stage: Path, *, is_open: bool) -> _Package:
+    ranked = [(rank, wheel) for wheel in entry.get("wheels", []) if (rank := _rank(wheel, tags)) is not None]
+    wheels = [wheel for _, wheel in sorted(ranked, key=lambda pair: pair[0])]
     can_get = is_open or all(urlsplit(wheel.get("url", "")).hostname in PUBLIC_FILE_HOSTS for wheel in wheels)
     all_hashes = (_sha256_of(wheel) for wheel in entry.get("wheels", []))
     hashes = frozenset(digest for digest in all_hashes if digest is not None)
@@ -229,12 +228,13 @@ def _sha256_of(file: Mapping[str, Any]) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def _fits(wheel: Mapping[str, Any], tags: frozenset[Tag]) -> bool:
-    filename = wheel.get("name") or urlsplit(wheel.get("url", "")).path.rpartition("/")[2]
+def _rank(wheel: Mapping[str, Any], tags: Mapping[Tag, int]) -> int | None:
+    """Rank a wheel among those that fit, 0 the best; None if it does not fit."""
+    filename = wheel.get("name") or unquote(urlsplit(wheel.get("url", "")).path).rpartition("/")[2]
     try:
-        return not tags.isdisjoint(parse_wheel_filename(filename)[3])
+        return min((tags[tag] for tag in parse_wheel_filename(filename)[3] if tag in tags), default=None)
     except InvalidWheelFilename:
-        return False
+        return None
 
 
 def _tags(interpreter: Interpreter) -> Iterator[Tag]:
@@ -274,9 +274,8 @@ def _declared_indexes(stage: Path, plan: Plan) -> list[str]:
 def _environment_indexes() -> list[str]:
     """List the indexes that uv was told of by its environment: the default one (or an empty text) first."""
     default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or ""
-    extra = [os.environ.get("UV_INDEX", ""), os.environ.get("UV_EXTRA_INDEX_URL", "")]
-    named = [word for text in (default, *extra) for word in (text.split() or ([""] if text is default else []))]
-    return [word.partition("=")[2] if re.match(r"[\w-]+=", word) else word for word in named]
+    words = f"{os.environ.get('UV_INDEX', '')} {os.environ.get('UV_EXTRA_INDEX_URL', '')}".split()
+    return [re.sub(r"^[\w-]+=", "", url) for url in (default, *words)]  # an index may be given as name=url
 
 
 def _make(stage: Path, interpreter: Interpreter, package: _Package, indexes: Sequence[str], output: Path) -> None:
