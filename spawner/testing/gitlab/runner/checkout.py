@@ -3,12 +3,13 @@
 The job's token travels as an HTTP header from a private file that only the runner's own Git reads: it is in no
 address, no argument and not in the repository that the job sees.
 
-Promises: the commands to run, in order; they need no terminal and ask for nothing.
-Must not know: how commands are run.
+Promises: a script that needs no terminal and asks for nothing.
+Must not know: how scripts are run.
 """
 
 import base64
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,11 +39,11 @@ def git_environment(private: Path, source: Source, token: str, *, surroundings: 
     }
 
 
-def fetch_commands(source: Source, folder: Path, *, depth: int) -> list[list[str]]:
-    """Return the Git commands that bring the commit into the empty folder; a depth of 0 means the whole history."""
+def fetch_script(source: Source, folder: Path, *, depth: int) -> str:
+    """Return a shell script that brings the commit into the empty folder; a depth of 0 means the whole history."""
     git = ["git", "-C", str(folder)]
     specs = [*source.refspecs] or [f"+{source.sha}:refs/pipelines/head"]
-    return [
+    commands = [
         ["git", "init", "--quiet", str(folder)],
         [*git, "remote", "add", "origin", source.url],
         [
@@ -51,3 +52,4 @@ def fetch_commands(source: Source, folder: Path, *, depth: int) -> list[list[str
         ],
         [*git, "-c", "core.hooksPath=/dev/null", "checkout", "--quiet", "--force", "--detach", source.sha],
     ]  # fmt: skip
+    return "set -e\n" + "\n".join(map(shlex.join, commands)) + "\n"

@@ -70,7 +70,10 @@ class JobAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinator:
-    """One GitLab, seen by one runner. Every thread has a connection of its own."""
+    """One GitLab, seen by one runner. Every thread has a connection of its own.
+
+    While `stopping` is set, no try waits for the next one.
+    """
 
     url: str
     token: str
@@ -185,7 +188,7 @@ class Coordinator:
             except requests.RequestException as exc:
                 if attempt == _TRIES:
                     call = f"{method} {path.partition('?')[0]}"
-                    raise CoordinatorError(f"{self.url} does not answer {call}: {exc}") from exc
+                    raise CoordinatorError(f"{self.url} does not answer {call}: {_cause(exc)}.") from exc
             else:
                 if answer.status_code not in _AGAIN or attempt == _TRIES:
                     return answer
@@ -241,6 +244,13 @@ def _job_answer(answer: requests.Response) -> JobAnswer:
 def _refusal(answer: requests.Response, wish: str) -> CoordinatorError:
     text = f"{answer.url.split('?')[0]} would not {wish}: {answer.status_code} {answer.text[:256]}"
     return RefusedError(text) if answer.status_code == HTTPStatus.FORBIDDEN else CoordinatorError(text)
+
+
+def _cause(exc: BaseException) -> str:
+    """Return the innermost reason of a broken call, without the layers that only repeat it."""
+    while (inner := exc.__cause__ or exc.__context__) is not None:
+        exc = inner
+    return str(exc)[:256] or type(exc).__name__
 
 
 def _asked_pause_seconds(answer: requests.Response) -> float:

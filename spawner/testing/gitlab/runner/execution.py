@@ -134,16 +134,20 @@ class _Run:
                 self.trace.write("Skipping Git repository setup\n")
                 return
             depth = self.values.get("GIT_DEPTH", "")
-            commands = checkout.fetch_commands(
-                self.job.source, self.place.project, depth=int(depth) if depth.isdecimal() else self.job.source.depth
+            script = self.place.private / "get_sources.sh"
+            script.write_text(
+                checkout.fetch_script(
+                    self.job.source,
+                    self.place.project,
+                    depth=int(depth) if depth.isdecimal() else self.job.source.depth,
+                )
             )
             environment = checkout.git_environment(
                 self.place.private, self.job.source, self.job.token, surroundings=self.settings.passed_on
             )
-            for command in commands:
-                code = self._caged(command, environment, self._stop_reason)
-                if code != 0:
-                    raise _StageError(f"Getting the source failed: git ended with {code}.")
+            code = self._caged(["sh", str(script)], environment, self._stop_reason)
+            if code != 0:
+                raise _StageError(f"Getting the source failed: git ended with {code}.")
             (self.place.private / "git.config").unlink()
             self.trace.write(
                 f"Checking out {self.job.source.sha[:8]} as detached HEAD (ref is {self.job.source.ref})...\n"

@@ -37,7 +37,6 @@ class Polling:
     concurrency: int
     once: bool = False
     _enough: threading.Event = field(default_factory=threading.Event)
-    _aborting: threading.Event = field(default_factory=threading.Event)
     _refused: list[str] = field(default_factory=list)
     _jobs: list[threading.Thread] = field(default_factory=list)
 
@@ -59,17 +58,17 @@ class Polling:
         while not self._enough.wait(1.0):
             pass
         for thread in list(self._jobs):
-            thread.join(_ENDING_SECONDS if self._aborting.is_set() else None)
+            thread.join(_ENDING_SECONDS if self.coordinator.stopping.is_set() else None)
         asking.join(_POLL_ENDING_SECONDS)
         return self._refused[0] if self._refused else None
 
     def _stop(self, *, abort: bool) -> None:
         if abort:
-            self._aborting.set()
+            self.coordinator.stopping.set()
         self._enough.set()
 
     def _ask(self, slots: threading.Semaphore) -> None:
-        last_update = ""
+        last_update, trouble = "", ""
         while not self._enough.is_set():
             slots.acquire()
             document = None
@@ -83,8 +82,11 @@ class Polling:
                 self._refused.append(str(exc))
                 self._enough.set()
             except (CoordinatorError, KeyError, TypeError, ValueError) as exc:
-                _log.warning("No job could be taken: %s", exc)
-                document = None
+                if str(exc) != trouble:
+                    _log.warning("No job could be taken: %s", exc)
+                document, trouble = None, str(exc)
+            else:
+                trouble = ""
             if document is None:
                 slots.release()
                 self._enough.wait(self.poll_seconds)
@@ -99,7 +101,9 @@ class Polling:
     def _work(self, job: RunnerJob, slots: threading.Semaphore) -> None:
         _log.info("Job %s (%s) begins", job.id, job.name)
         try:
-            run_job(job, coordinator=self.coordinator, settings=self.settings, stopping=self._aborting)
+            run_job(job, coordinator=self.coordinator, settings=self.settings, stopping=self.coordinator.stopping)
+        except CoordinatorError as exc:
+            _log.warning("Job %s (%s) could not be reported: %s", job.id, job.name, exc)
         except Exception:  # noqa: BLE001 - the outermost loop of one job
             _log.exception("Job %s (%s) broke", job.id, job.name)
         _log.info("Job %s (%s) has ended", job.id, job.name)

@@ -17,8 +17,9 @@ from spawner.testing.gitlab.runner.job import RunnerJob
 from spawner.testing.gitlab.runner.trace import Trace
 
 _LARGEST_PIECE_BYTES = 1 << 20
-_FINAL_TRIES = 20
 _FINAL_PAUSE_SECONDS = 0.5
+# How long the end of a job is offered to a server that does not answer, or has not stored the log yet.
+_FINAL_SECONDS = 300.0
 _log = logging.getLogger(__name__)
 
 
@@ -65,20 +66,28 @@ class Reporter:
         self._ended.set()
         self._thread.join()
         self._trace.finish()
-        for _ in range(_FINAL_TRIES):
+        deadline = time.monotonic() + _FINAL_SECONDS
+        while not self._is_taken(outcome, is_last_try=time.monotonic() > deadline):
+            if self._coordinator.stopping.wait(_FINAL_PAUSE_SECONDS):
+                deadline = 0.0
+
+    def _is_taken(self, outcome: Outcome, *, is_last_try: bool) -> bool:
+        try:
             self._send()
             if self.gone.is_set():
-                return
+                return True
             answer = self._report(outcome)
-            if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
-                self._sent_bytes = 0
-            elif answer.status_code == HTTPStatus.ACCEPTED:
-                self._coordinator.stopping.wait(_FINAL_PAUSE_SECONDS)
-            elif answer.status_code == HTTPStatus.OK or answer.is_gone:
-                return
-            else:
-                break
-        raise CoordinatorError(f"Job {self._job.id} ended, but the server took neither its log nor its end.")
+        except CoordinatorError:
+            if is_last_try:
+                raise
+            return False
+        if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
+            self._sent_bytes = 0
+        elif answer.status_code == HTTPStatus.OK or answer.is_gone:
+            return True
+        if is_last_try or answer.status_code not in {HTTPStatus.PRECONDITION_FAILED, HTTPStatus.ACCEPTED}:
+            raise CoordinatorError(f"The server took neither the log nor the end of job {self._job.id}.")
+        return False
 
     def _report(self, outcome: Outcome) -> JobAnswer:
         size, checksum = self._trace.size_and_checksum()

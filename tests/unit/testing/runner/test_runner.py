@@ -411,3 +411,17 @@ def test_two_runners_do_not_share_a_folder(server: Server, capfd: pytest.Capture
     assert "Another runner works in" in capfd.readouterr().err
     first.terminate()
     assert first.wait(DEADLINE_SECONDS) == 0
+
+
+def test_a_server_that_was_away_gets_the_end(server: Server) -> None:
+    """A job whose server answers nothing for a while is reported, log and all, when the server is back."""
+    gate = server.folder / "gate"
+    job = server.add("echo begun", f"until test -e {gate}; do sleep 0.05; done", "echo ended")
+    server.run("--once")
+    until(lambda: "begun" in job.text, what="the job's begin")
+    server.trouble += [lambda: Response("down", status=502)] * 12
+    gate.touch()
+    assert job.ended.wait(DEADLINE_SECONDS)
+    assert job.final is not None
+    assert job.final["state"] == "success"
+    assert "ended" in plain(job.text)
