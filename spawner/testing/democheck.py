@@ -137,9 +137,21 @@ class Person:
     def door(self, name: str) -> tuple[str, dict[str, str]]:
         """Return where the session answers programs, and the headers it wants."""
         opened = self.ask("POST", f"/servers/{name}/open", expect=(201,))
-        answer = requests.get(opened["url"], headers={"Accept": "application/json"}, timeout=SHORT_SECONDS)
+        url, host = by_loopback(opened["url"])
+        answer = requests.get(url, headers={"Accept": "application/json", **host}, timeout=SHORT_SECONDS)
         claim(answer.ok, f"The one-time address answered {answer.status_code}: {answer.text[:200]}")
         return str(answer.json()["base_url"]).rstrip("/"), dict(answer.json()["headers"])
+
+
+def by_loopback(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL that needs no name resolution, and the Host header that goes with it.
+
+    Browsers resolve `*.localhost` to loopback by themselves (RFC 6761); a system's resolver need not.
+    """
+    parts = urlsplit(url)
+    if not (parts.hostname or "").endswith(".localhost"):
+        return url, {}
+    return parts._replace(netloc=f"127.0.0.1:{parts.port or 80}").geturl(), {"Host": parts.netloc}
 
 
 class Kernel:
