@@ -5,16 +5,17 @@ with the page's token; opening needs no script.
 Must not know: phases' rules; it shows what the session says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from spawner.context import current_caller, login_required, services
-from spawner.errors import SpawnerError
+from spawner.errors import SessionNotFound, SpawnerError, foreign
 from spawner.images.log import failing_lines
 from spawner.images.model import FallbackPolicy
 from spawner.names import SessionName
@@ -24,6 +25,22 @@ from spawner.users.model import Caller
 from spawner.web.words import STARTING_PHASES, stages
 
 LOG_LINES = 60
+T = TypeVar("T")
+
+
+def named(view: Callable[[str], T]) -> Callable[..., T]:
+    """Let a view speak of a session that is not there as pages do: the contract's word is "server"."""
+
+    @wraps(view)
+    def spoken(name: str) -> T:
+        try:
+            return view(name)
+        except SessionNotFound as exc:
+            raise SessionNotFound(
+                f"There is no session {foreign(name, limit=64)}.", remedy="Your sessions are on the first page."
+            ) from exc
+
+    return spoken
 
 
 def show(name: str) -> str:
@@ -137,7 +154,7 @@ def _back(name: str) -> BaseResponse:
 def register(pages: Blueprint) -> None:
     """Give the pages the routes of this module."""
     pages.get("/sessions", endpoint="sessions")(index)
-    pages.get("/sessions/<name>", endpoint="session")(login_required(show))
+    pages.get("/sessions/<name>", endpoint="session")(login_required(named(show)))
     pages.get("/projects/<path:project>/sessions/show/<name>", endpoint="renku_session")(from_renku)
     actions: dict[str, Any] = {
         "stop": stop,
@@ -148,4 +165,4 @@ def register(pages: Blueprint) -> None:
     }
     for action, view in actions.items():
         endpoint = f"session_{action.replace('-', '_')}"
-        pages.post(f"/sessions/<name>/{action}", endpoint=endpoint)(login_required(view))
+        pages.post(f"/sessions/<name>/{action}", endpoint=endpoint)(login_required(named(view)))
