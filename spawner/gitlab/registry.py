@@ -1,9 +1,9 @@
 """`GitLabRegistry`: the Registry port over the OCI distribution protocol (`builder.oci`).
 
 For: `spawner.images` asks it what images exist; `spawner.runtimes` for an environment image's manifest and blobs.
-Promises: "does not exist" is None, "cannot be asked" is RegistryUnavailable; a person's token goes to registries of
-this GitLab (set, or named by GitLab itself) and their token service, to every other registry nobody's; addresses on
-this machine are asked only where they are such a registry; registry tokens are cached per person and scope.
+Promises: "does not exist" is None, "cannot be asked" is RegistryUnavailable; a person's token goes to registries that
+this GitLab itself named and to their token service; registries that the operator allows are asked as nobody, others not
+at all; registry tokens are cached per person and scope.
 Must not know: what images are for, projects, the database.
 """
 
@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from builder.errors import RefusedError, RegistryError, UnauthorizedError, UnavailableError, UsageError
-from builder.oci import Credentials, Manifest, RegistryClient, is_loopback
+from builder.oci import Credentials, Manifest, RegistryClient
 from builder.tags import Label
-from spawner.errors import ImageUnavailable, ImageUnparsable, RegistryUnavailable, foreign
+from spawner.errors import Forbidden, ImageUnavailable, ImageUnparsable, NotFound, RegistryUnavailable, foreign
+from spawner.gitlab import shapes
+from spawner.gitlab.transport import Transport
 from spawner.ports import Credential, RegistryImage
 
 _MOST_IDLE = 64
@@ -34,25 +36,40 @@ _REFERENCE = re.compile(
 
 
 class RegistryHosts:
-    """The registries of one GitLab: those of the settings, and those that GitLab's own answers name. For threads."""
+    """The registries of one GitLab, as it named them, and those that the operator allows besides. For threads.
 
-    def __init__(self, hosts: Iterable[str] = ()) -> None:
-        self._hosts = frozenset(host.lower() for host in hosts)
+    Only the first are ever shown a person's token; only the two are asked at all.
+    """
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._allowed = frozenset(host.lower() for host in allowed)
+        self._ours: frozenset[str] = frozenset()
 
     def learn(self, host: str) -> None:
-        """Take a host that GitLab named as its registry."""
-        self._hosts |= {host.lower()}
+        """Take a host that GitLab's own answer named as its registry."""
+        self._ours |= {host.lower()}
 
-    def __contains__(self, host: object) -> bool:
-        """Say whether a registry is one of this GitLab's."""
-        return isinstance(host, str) and host.lower() in self._hosts
+    def is_ours(self, host: str) -> bool:
+        """Say whether a registry is this GitLab's."""
+        return host.lower() in self._ours
+
+    def is_allowed(self, host: str) -> bool:
+        """Say whether a registry may be asked without a token."""
+        return host.lower() in self._allowed
+
+
+class _NotAskedError(Exception):
+    """A registry that is neither GitLab's nor allowed."""
 
 
 class GitLabRegistry:
-    """Registries as people see them. `hosts` are those that may be shown a person's token for this GitLab."""
+    """Registries as people see them: GitLab's own with the person's token, allowed ones with nobody's, no others."""
 
-    def __init__(self, *, gitlab_url: str, hosts: RegistryHosts, timeout_seconds: float = 20.0) -> None:
+    def __init__(
+        self, *, gitlab_url: str, hosts: RegistryHosts, timeout_seconds: float = 20.0, ca_file: str | None = None
+    ) -> None:
         self._gitlab_host = urlsplit(gitlab_url).netloc
+        self._gitlab = Transport(gitlab_url, timeout_seconds=timeout_seconds, ca_file=ca_file)
         self._hosts = hosts
         self._clients = _Clients(self._made)
         self._timeout_seconds = timeout_seconds
@@ -60,15 +77,19 @@ class GitLabRegistry:
     def find(self, reference: str, credential: Credential | None) -> RegistryImage | None:
         """Return the image that a reference names, with its configuration's labels, or None.
 
-        Raises ImageUnparsable, or RegistryUnavailable also where the registry refuses the person. A foreign registry
-        that wants to know who asks has, for us, no such image.
+        Raises ImageUnparsable, or RegistryUnavailable also where GitLab's registry refuses the person. A registry that
+        is not allowed, and an allowed one that wants to know who asks, have, for us, no such image; nor is one an
+        image whose configuration is lost.
         """
         parsed = _parsed(reference)
-        with self._client(parsed, credential) as client:
-            manifest = self._manifest(client, parsed)
-            if manifest is None:
-                return None
-            labels = client.labels(parsed["repository"], manifest)
+        try:
+            with self._client(parsed, credential) as client:
+                manifest = self._manifest(client, parsed)
+                if manifest is None:
+                    return None
+                labels = client.labels(parsed["repository"], manifest)
+        except (_NotAskedError, ImageUnavailable):
+            return None
         return RegistryImage(
             name=parsed["name"], digest=manifest.digest, labels=labels, created_at=_moment(labels.get(Label.CREATED))
         )
@@ -76,14 +97,20 @@ class GitLabRegistry:
     def tags(self, name: str, credential: Credential | None) -> Sequence[str]:
         """Return the tags of `host/repository`; empty when the repository does not exist. Raises as `find`."""
         parsed = _parsed(name)
-        with self._client(parsed, credential) as client:
-            return client.tags(parsed["repository"])
+        try:
+            with self._client(parsed, credential) as client:
+                return client.tags(parsed["repository"])
+        except _NotAskedError:
+            return ()
 
     def manifest(self, reference: str, credential: Credential | None) -> bytes:
         """Return the exact bytes of an image's manifest; raises ImageUnavailable (gone) or RegistryUnavailable."""
         parsed = _parsed(reference)
-        with self._client(parsed, credential) as client:
-            manifest = self._manifest(client, parsed)
+        try:
+            with self._client(parsed, credential) as client:
+                manifest = self._manifest(client, parsed)
+        except _NotAskedError as error:
+            raise _gone(reference) from error
         if manifest is None:
             raise _gone(reference)
         return manifest.content
@@ -96,38 +123,49 @@ class GitLabRegistry:
         Raises ImageUnavailable (gone, larger than `largest_bytes`, or not what its digest says) or RegistryUnavailable.
         """
         parsed = _parsed(reference)
-        with self._client(parsed, credential) as client:
-            try:
+        try:
+            with self._client(parsed, credential) as client:
                 client.download(parsed["repository"], digest, target, largest_bytes=largest_bytes)
-            except RefusedError as error:
-                raise ImageUnavailable(f"The image {foreign(reference)} cannot be used: {error}") from error
+        except _NotAskedError as error:
+            raise _gone(reference) from error
 
     def _manifest(self, client: RegistryClient, parsed: "dict[str, str]") -> Manifest | None:
         try:
             return client.manifest(parsed["repository"], parsed["digest"] or parsed["tag"] or "latest")
         except UnauthorizedError:
-            if parsed["host"] in self._hosts:
+            if self._hosts.is_ours(parsed["host"]):
                 raise
             return None
 
     @contextmanager
     def _client(self, parsed: "dict[str, str]", credential: Credential | None) -> Iterator[RegistryClient]:
+        """Lend a client that may ask; raises `_NotAskedError`, and the registry's errors as ours."""
         host = parsed["host"]
-        is_ours = host in self._hosts
-        if not is_ours and is_loopback(host):
-            raise ImageUnparsable(f"{foreign(host)} is no registry that this service asks.")
-        try:
-            with self._clients.lent(host, credential if is_ours else None) as client:
-                yield client
-        except UnavailableError as error:
-            seconds = _RETRY_SECONDS if error.retry_after_seconds is None else error.retry_after_seconds
-            raise RegistryUnavailable(
-                f"The registry cannot be asked: {error}", remedy="It is tried again.", retry_after_seconds=seconds
-            ) from error
-        except UsageError as error:
-            raise ImageUnparsable(str(error)) from error
-        except RegistryError as error:
-            raise RegistryUnavailable(f"The registry does not answer this person: {error}") from error
+        is_ours = self._hosts.is_ours(host) or self._is_named_by_gitlab(parsed, credential)
+        if not is_ours and not self._hosts.is_allowed(host):
+            raise _NotAskedError(host)
+        with _mapped(), self._clients.lent(host, credential if is_ours else None) as client:
+            yield client
+
+    def _is_named_by_gitlab(self, parsed: "dict[str, str]", credential: Credential | None) -> bool:
+        """Ask GitLab whether the repository is a project's and lies on that host; a process that has just begun must.
+
+        The host's own word would prove nothing: it could send us for a token that opens somebody's real repository.
+        """
+        if credential is None or self._hosts.is_allowed(parsed["host"]):
+            return False
+        for path in _project_paths(parsed["repository"]):
+            try:
+                found = self._gitlab.request(credential, "get", f"/projects/{quote(path, safe='')}").json()
+            except (NotFound, Forbidden):
+                continue
+            except ValueError as error:
+                raise RegistryUnavailable("GitLab did not say which registry is its own.") from error
+            named = shapes.optional(found if isinstance(found, dict) else {}, "container_registry_image_prefix")
+            if named is not None:
+                self._hosts.learn(named.partition("/")[0])
+            return self._hosts.is_ours(parsed["host"])
+        return False
 
     def _made(self, host: str, credential: Credential | None) -> RegistryClient:
         found = None if credential is None else Credentials(username="oauth2", password=credential.token)
@@ -182,6 +220,31 @@ def _parsed(reference: str) -> dict[str, str]:
             f"“{foreign(reference)}” is not an image: host/repository:tag or host/repository@sha256:…."
         )
     return {name: value or "" for name, value in found.groupdict().items()}
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """Turn the registry client's errors into ours."""
+    try:
+        yield
+    except UnavailableError as error:
+        seconds = _RETRY_SECONDS if error.retry_after_seconds is None else error.retry_after_seconds
+        raise RegistryUnavailable(
+            f"The registry cannot be asked: {error}", remedy="It is tried again.", retry_after_seconds=seconds
+        ) from error
+    except UsageError as error:
+        raise ImageUnparsable(str(error)) from error
+    except RefusedError as error:
+        raise ImageUnavailable(f"The image cannot be used: {error}", remedy="Launch again.") from error
+    except RegistryError as error:
+        raise RegistryUnavailable(f"The registry does not answer this person: {error}") from error
+
+
+def _project_paths(repository: str) -> Iterator[str]:
+    """Yield the projects that a repository may be of: GitLab allows two names below a project's own."""
+    parts = repository.split("/")
+    for count in range(len(parts), max(1, len(parts) - 3), -1):
+        yield "/".join(parts[:count])
 
 
 def _gone(reference: str) -> ImageUnavailable:
