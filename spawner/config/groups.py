@@ -1,35 +1,18 @@
-"""Settings: the one place that reads the environment.
+"""Every setting: its group, its type, its default, its unit.
 
-For: entry points call `load`; `spawner.wiring` passes values down; `reference` writes the page of the docs.
-Promises: a name is `SPAWNER_<GROUP>__<FIELD>`; one that is not known is refused with the nearest known name; a
-secret comes from a file (`…_FILE`) and never from a value or a URL; an empty, short or well-known secret is
-refused; every field says what it is and its unit. Nothing is read at import.
-Must not know: who uses a value.
+For: `Settings` holds one value of each group; the docstring under a field is its text in the reference.
+Promises: frozen; a URL with a password is refused; an error never repeats a value.
+Must not know: the environment, files.
 """
 
-import difflib
-import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-
-from spawner.errors import Misconfigured
-
-PREFIX = "SPAWNER_"
-DEFAULT_FORGE = "default"
-SHORTEST_KEY = 32  # characters of a line of the key file
-GIGABYTE = 1_000_000_000
-
-# Secrets of tutorials and examples; compared in lower case without punctuation.
-_WELL_KNOWN = frozenset({"changeme", "secret", "password", "default", "example", "test", "admin", "replaceme", "todo"})
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_settings import NoDecode
 
 
 class Dispatching(StrEnum):
@@ -88,13 +71,13 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Group(BaseModel):
+class Group(BaseModel):
     """One group of settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
-class Database(_Group):
+class Database(Group):
     """Where everything is kept."""
 
     url: str = "sqlite:///slipway.db"
@@ -108,7 +91,7 @@ class Database(_Group):
         return _without_password(url, "SPAWNER_DATABASE__PASSWORD_FILE")
 
 
-class Redis(_Group):
+class Redis(Group):
     """Wake-ups between processes; needed by the dispatcher `celery` alone. Losing it costs seconds, no session."""
 
     url: str | None = None
@@ -124,7 +107,7 @@ class Redis(_Group):
         return None if url is None else _without_password(url, "SPAWNER_REDIS__PASSWORD_FILE")
 
 
-class HTTP(_Group):
+class HTTP(Group):
     """The web server."""
 
     public_url: str = "http://127.0.0.1:8000"
@@ -156,7 +139,7 @@ class HTTP(_Group):
         return prefix.rstrip("/")
 
 
-class Forge(_Group):
+class Forge(Group):
     """A GitLab. `SPAWNER_GITLAB__…` is the one called `default`; `SPAWNER_FORGES__<NAME>__…` names others."""
 
     url: str = ""
@@ -183,7 +166,7 @@ class Forge(_Group):
         return url.rstrip("/")
 
 
-class Registry(_Group):
+class Registry(Group):
     """The registries images may come from."""
 
     allowed_hosts: Words = ()
@@ -194,14 +177,14 @@ class Registry(_Group):
     """How long one call may take, in seconds."""
 
 
-class Secrets(_Group):
+class Secrets(Group):
     """The keys that sign and encrypt."""
 
     key_file: Path | None = None
     """File with one key per line, 32 characters or more each: the first writes, all read. Part of every backup."""
 
 
-class Sessions(_Group):
+class Sessions(Group):
     """The life of a session."""
 
     runtime: str = "standalone"
@@ -228,7 +211,7 @@ class Sessions(_Group):
     """The addresses offered as `defaultUrl`, separated by commas."""
 
 
-class Images(_Group):
+class Images(Group):
     """How an image is found, waited for, and replaced."""
 
     build_job: str = "image_build"
@@ -255,21 +238,21 @@ class Images(_Group):
     """Use an image whose tag was moved outside CI; otherwise it is flagged and left."""
 
 
-class API(_Group):
+class API(Group):
     """The compatible HTTP interface."""
 
     patch_status: PatchStatus = PatchStatus.OK
     """What a successful PATCH answers: 200 with the session, or 204, as clients before 1.21 expect."""
 
 
-class Gateway(_Group):
+class Gateway(Group):
     """The gateway in front of container sessions; the standalone runtime gives each session a port of its own."""
 
     shared_origin: SharedOrigin = SharedOrigin.REFUSED
     """`accepted` lets a person's sessions share one origin: each notebook's script can then read them all."""
 
 
-class Limits(_Group):
+class Limits(Group):
     """What a single request or person may take."""
 
     body_bytes: Count = 1_000_000
@@ -288,7 +271,7 @@ class Limits(_Group):
     """Life of a browser's sign-in, in hours."""
 
 
-class ResourceClass(_Group):
+class ResourceClass(Group):
     """One choice of resources, as people see it."""
 
     id: int
@@ -309,7 +292,7 @@ class ResourceClass(_Group):
     """Whether a launch that names none gets it; the first one otherwise."""
 
 
-class Resources(_Group):
+class Resources(Group):
     """What a session may be given."""
 
     classes: tuple[ResourceClass, ...] = (
@@ -325,7 +308,7 @@ class Resources(_Group):
         return classes
 
 
-class Standalone(_Group):
+class Standalone(Group):
     """The runtime `standalone`: sessions as processes of this machine."""
 
     root: Path = Path("slipway-data")
@@ -336,7 +319,7 @@ class Standalone(_Group):
     """Host name of a session's own origin; `{name}` is the session's name."""
 
 
-class Tasks(_Group):
+class Tasks(Group):
     """Who does the work behind a request."""
 
     dispatcher: Dispatching = Dispatching.INPROCESS
@@ -353,7 +336,7 @@ class Tasks(_Group):
     """The longest that one task may run, in seconds, before its worker is replaced (`celery`)."""
 
 
-class Log(_Group):
+class Log(Group):
     """What is written to standard error."""
 
     level: LogLevel = LogLevel.INFO
@@ -362,213 +345,7 @@ class Log(_Group):
     """`console`, `json`, or `auto`: console on a terminal, JSON elsewhere."""
 
 
-class Settings(BaseSettings):
-    """Everything that can be set, by group."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_nested_max_split=2,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
-
-    database: Database = Database()
-    redis: Redis = Redis()
-    http: HTTP = HTTP()
-    gitlab: Forge = Forge()
-    forges: dict[str, Forge] = Field(default_factory=dict)
-    registry: Registry = Registry()
-    secrets: Secrets = Secrets()
-    sessions: Sessions = Sessions()
-    images: Images = Images()
-    api: API = API()
-    gateway: Gateway = Gateway()
-    limits: Limits = Limits()
-    resources: Resources = Resources()
-    standalone: Standalone = Standalone()
-    tasks: Tasks = Tasks()
-    log: Log = Log()
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> "Settings":
-        if DEFAULT_FORGE in self.forges:
-            raise ValueError(
-                "the forge called 'default' is set by SPAWNER_GITLAB__…, not by SPAWNER_FORGES__DEFAULT__…"
-            )
-        for name, forge in self.forges.items():
-            if not forge.url:
-                raise ValueError(f"the forge '{name}' has no URL: set SPAWNER_FORGES__{name.upper()}__URL")
-        if self.tasks.dispatcher is Dispatching.CELERY and self.redis.url is None:
-            raise ValueError("the dispatcher 'celery' needs SPAWNER_REDIS__URL")
-        return self
-
-    def forge_table(self) -> Mapping[str, Forge]:
-        """Return every forge that has a URL, by name; `SPAWNER_GITLAB__…` is called `default`."""
-        default = {DEFAULT_FORGE: self.gitlab} if self.gitlab.url else {}
-        return {**default, **self.forges}
-
-
-# ---------------------------------------------------------------- loading
-
-
-def load(**groups: Any) -> Settings:
-    """Return the settings of the environment; `groups` (values by group) win over it.
-
-    Raises Misconfigured: an unknown name, a value that does not fit. No message repeats a value.
-    """
-    refuse_unknown(os.environ)
-    try:
-        return Settings(**groups)
-    except ValidationError as error:
-        problems = "; ".join(_problem(each["loc"], each["msg"]) for each in error.errors(include_input=False))
-        raise Misconfigured(
-            f"The settings do not fit: {problems}.", remedy="docs/reference/configuration.md lists every setting."
-        ) from None
-
-
-def refuse_unknown(environment: Mapping[str, str]) -> None:
-    """Raise Misconfigured for a `SPAWNER_` name that is no setting, suggesting the nearest that is."""
-    known = {name for name, *_ in _fields()}
-    patterns = [re.compile(re.escape(name).replace("<NAME>", "[A-Z0-9-]+")) for name in known]
-    for name in sorted(environment):
-        upper = name.upper()
-        if not upper.startswith(PREFIX) or any(pattern.fullmatch(upper) for pattern in patterns):
-            continue
-        near = difflib.get_close_matches(upper, known, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else "docs/reference/configuration.md lists every setting."
-        raise Misconfigured(f"There is no setting {name}.", remedy=remedy)
-
-
-def read_secret(path: Path, *, setting: str) -> str:
-    """Return a secret file's content without surrounding white space; `setting` is named in errors.
-
-    Raises Misconfigured: a file that cannot be read, an empty or a well-known secret.
-    """
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise Misconfigured(
-            f"{setting} names {path}, which cannot be read: {reason}.", remedy="Write the secret into that file."
-        ) from None
-    if not secret or re.sub(r"[^a-z]", "", secret.lower()) in _WELL_KNOWN:
-        raise Misconfigured(
-            f"{setting} names {path}, which holds no secret of its own.", remedy="Write a real secret into that file."
-        )
-    return secret
-
-
-def read_keys(path: Path) -> tuple[bytes, ...]:
-    """Return the key file's lines, the writing key first; raises Misconfigured."""
-    text = read_secret(path, setting="SPAWNER_SECRETS__KEY_FILE")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines, start=1):
-        # Eight different characters are few even for a passphrase; fewer is a placeholder.
-        if len(line) < SHORTEST_KEY or len(set(line)) < 8:  # noqa: PLR2004 - see above
-            raise Misconfigured(
-                f"Line {number} of the key file {path} is no key: it is too short or repeats itself.",
-                remedy="Write 32 or more random characters on each line, e.g. from `openssl rand -base64 48`.",
-            )
-    return tuple(line.encode() for line in lines)
-
-
-def make_key_file(path: Path) -> None:
-    """Write a key file with one random key, mode 0600; a no-op when it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_urlsafe(48) + "\n")
-
-
 def _without_password(url: str, instead: str) -> str:
     if urlsplit(url).password:
         raise ValueError(f"no password in a URL: put it into a file and name that in {instead}")
     return url
-
-
-def _problem(location: tuple[int | str, ...], message: str) -> str:
-    name = PREFIX + "__".join(str(part).upper() for part in location) if location else "together"
-    return f"{name}: {message.removeprefix('Value error, ')}"
-
-
-# ---------------------------------------------------------------- the reference page
-
-
-def _fields() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (name, default, description, type) of every setting."""
-    for group_name, group_field in Settings.model_fields.items():
-        group, is_table = _group(group_field.annotation)
-        prefix = f"{PREFIX}{group_name.upper()}__" + ("<NAME>__" if is_table else "")
-        for name, field in group.model_fields.items():
-            yield f"{prefix}{name.upper()}", _shown(field.default), field.description or "", _type(field.annotation)
-
-
-def _group(annotation: Any) -> tuple[type[_Group], bool]:
-    """Return the group that an annotation names, and whether it is a table of such groups by name."""
-    is_table = get_origin(annotation) is dict
-    return (get_args(annotation)[1] if is_table else annotation), is_table
-
-
-def _shown(default: object) -> str:
-    if default is None or default in ((), "") or default is PydanticUndefined:
-        return "-"
-    match default:
-        case StrEnum() | IntEnum():
-            text = str(default.value)
-        case bool():
-            text = str(default).lower()
-        case float():
-            text = f"{default:g}"
-        case tuple():
-            text = ",".join(
-                each.model_dump_json(exclude_defaults=True) if isinstance(each, BaseModel) else str(each)
-                for each in default
-            )
-        case _:
-            text = str(default)
-    return f"`{text}`"
-
-
-def _type(annotation: Any) -> str:
-    if isinstance(annotation, type) and issubclass(annotation, StrEnum | IntEnum):
-        return ", ".join(f"`{each.value}`" for each in annotation)
-    names = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", Path: "file or folder"}
-    members = [each for each in (get_args(annotation) or (annotation,)) if each is not type(None)]
-    if get_origin(annotation) is tuple:
-        return "list" if members[0] is str else "JSON list"
-    return names.get(members[0], "text")
-
-
-def reference() -> str:
-    """Return the reference page of every setting, as Markdown."""
-    lines = [
-        "# Configuration",
-        "",
-        "Generated from `spawner/config.py`. Every setting is a variable of the environment.",
-        "An unknown name is refused.",
-        "A secret is never a value: the settings ending in `_FILE` name the file that holds it.",
-    ]
-    fields = list(_fields())
-    for group_name, group_field in Settings.model_fields.items():
-        group, is_table = _group(group_field.annotation)
-        if is_table:
-            continue  # its fields are those of `gitlab`, whose text says so
-        lines += ["", f"## {group_name}", "", " ".join((group.__doc__ or "").split()), "", *_HEAD]
-        prefix = f"{PREFIX}{group_name.upper()}__"
-        lines += [_line(name, *rest) for name, *rest in fields if name.startswith(prefix)]
-    lines += ["", "### Fields of a resource class", "", *_HEAD]
-    for name, field in ResourceClass.model_fields.items():
-        lines.append(_line(name, _shown(field.default), field.description or "", _type(field.annotation)))
-    return "\n".join(lines) + "\n"
-
-
-_HEAD = ("| setting | default | type | meaning |", "| --- | --- | --- | --- |")
-
-
-def _line(name: str, default: str, description: str, kind: str) -> str:
-    return f"| `{name}` | {default} | {kind} | {' '.join(description.split())} |"
