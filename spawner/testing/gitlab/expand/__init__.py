@@ -1,8 +1,9 @@
 """Turns `.gitlab-ci.yml` at one commit into the jobs of one pipeline, with gitlab-ci-local doing the reading.
 
 `expand` runs the program once for the merged configuration and, only where there are rules, once more to
-decide them. Answers are kept in memory for equal questions; configurations with an `include` are always read
-again, because what they include can move.
+decide them. Answers are kept in memory for equal questions, and a text that asks for no files is the same
+question at every commit; configurations with an `include` are always read again, because what they include can
+move.
 
 Promises: the same jobs GitLab would make, or `errors` in words; nothing is run, and the bare repository is only read.
 Must not know: pipelines, projects, users, the store.
@@ -33,6 +34,7 @@ from spawner.testing.gitlab.expand.reading import Document, Draft, parsed, read_
 __all__ = ["Expansion", "InstallError", "JobSpec", "Origin", "duration_seconds", "expand", "install"]
 
 _ZEROS = re.compile(r"0*")
+_FILES = re.compile(rb"include|exists|changes")
 _RULES_FILE = ".slipway-rules.json"
 _CONFIGURATION_FILE = ".gitlab-ci.yml"
 _KEPT_ANSWERS = 256
@@ -49,8 +51,6 @@ _SOMETIMES_UNSET = (
 )
 _FILTERED = "Pipeline filtered out by workflow rules."
 _EMPTY = "The rules of every job in this configuration leave it out, so the pipeline would have no jobs."
-# Texts of configurations that have passed the schema already: the check costs as much as all the rest.
-_passed_schema: set[bytes] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +67,13 @@ class Origin:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     yaml_bytes: bytes
-    repository: Path
-    sha: str
     variables: tuple[tuple[str, str], ...]
-    changes_since: str | None
-    origin: Origin
-    digest: bytes = field(compare=False)
+    # What else the answer depends on: the commit, for a text that asks for files; nothing for any other.
+    place: tuple[str, ...]
+    repository: Path = field(compare=False)
+    sha: str = field(compare=False)
+    changes_since: str | None = field(compare=False)
+    origin: Origin = field(compare=False)
 
 
 def expand(
@@ -109,7 +110,7 @@ def expand(
         variables=tuple(sorted(told.items())),
         changes_since=changes_since if changes_since and not _ZEROS.fullmatch(changes_since) else None,
         origin=origin or Origin(),
-        digest=hashlib.sha256(yaml_bytes).digest(),
+        place=(str(repository), sha, changes_since or "") if _FILES.search(yaml_bytes) else (),
     )
     return _expanded(asked) if with_include else _expanded_once(asked)
 
@@ -133,10 +134,11 @@ def _read(asked: _Asked, checkout: Checkout, *, own_default: Mapping[str, Any]) 
     if b"exists" in text:
         checkout.place_names()
     (checkout.folder / _CONFIGURATION_FILE).write_bytes(text)
-    known = asked.digest in _passed_schema
-    expanded = _asked_program(asked, checkout, ["--preview", *(["--no-json-schema-validation"] if known else [])])
-    if b"include" not in text:
-        _passed_schema.add(asked.digest)
+    digest = hashlib.sha256(text).hexdigest()
+    is_known = b"include" not in text and program.has_passed(digest)
+    expanded = _asked_program(asked, checkout, ["--preview", *(["--no-json-schema-validation"] if is_known else [])])
+    if b"include" not in text and not is_known:
+        program.note_passed(digest)
     document = read_document(expanded, own_default=own_default)
     if b"exists" not in text and "exists:" in expanded:
         checkout.place_names()

@@ -98,9 +98,29 @@ def run(arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str
         )  # fmt: skip
     except subprocess.TimeoutExpired as exc:
         raise InstallError(f"gitlab-ci-local did not end within {_RUN_SECONDS} s.") from exc
+    if ended.returncode < 0:
+        raise InstallError(f"gitlab-ci-local was ended by signal {-ended.returncode}; is the memory exhausted?")
     if ended.returncode != 0:
         raise RefusedError(_reason(ended.stderr or ended.stdout))
     return _document(ended.stdout)
+
+
+def has_passed(digest: str) -> bool:
+    """Say whether a configuration of this hash has passed the program's schema on this machine before.
+
+    The check costs as much as all the rest of a run, so it is done once per text.
+    """
+    return (_passed_folder() / digest).exists()
+
+
+def note_passed(digest: str) -> None:
+    """Remember that a configuration of this hash passes the schema; idempotent."""
+    _passed_folder().mkdir(exist_ok=True)
+    (_passed_folder() / digest).touch()
+
+
+def _passed_folder() -> Path:
+    return install().parents[3] / "passed"
 
 
 def _document(printed: str) -> str:

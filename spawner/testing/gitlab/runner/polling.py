@@ -82,7 +82,7 @@ class Polling:
                 self._refused.append(str(exc))
                 self._enough.set()
             except (CoordinatorError, KeyError, TypeError, ValueError) as exc:
-                if str(exc) != trouble:
+                if str(exc) != trouble and not self._enough.is_set():
                     _log.warning("No job could be taken: %s", exc)
                 document, trouble = None, str(exc)
             else:

@@ -264,14 +264,25 @@ def test_texts_stay_texts(history: History) -> None:
 
 
 def test_equal_questions_are_answered_once(history: History) -> None:
-    """The same text, commit and variables are not asked twice; variables that the text does not name do not count."""
+    """Equal texts and variables are asked once; the commit counts only where the text asks for files."""
     _expanded_once.cache_clear()
     text = "job: {script: x, rules: [{if: $CI_COMMIT_BRANCH}]}"
     first = history.expand(text, variables={"CI_COMMIT_BRANCH": "main", "CI_PIPELINE_ID": "1"})
-    second = history.expand(text, variables={"CI_COMMIT_BRANCH": "main", "CI_PIPELINE_ID": "2"})
+    second = history.expand(text, variables={"CI_COMMIT_BRANCH": "main", "CI_PIPELINE_ID": "2"}, since="x")
     third = history.expand(text, variables={"CI_COMMIT_TAG": "main"})
     assert first is second
     assert third.filtered
+    asks_for_files = "job: {script: x, rules: [{changes: [requirements.txt]}]}"
+    assert history.expand(asks_for_files).jobs != ()
+    assert history.expand(asks_for_files, since=history.commits[1]).jobs == ()
+
+
+def test_a_text_is_checked_against_the_schema_once(history: History) -> None:
+    """A text that passed is not checked again; one that did not is told every time."""
+    for _ in range(2):
+        _expanded_once.cache_clear()
+        assert history.expand("job: {script: checked once}").errors == ()
+        assert history.expand("job: {script: x, unheard_of: y}").errors != ()
 
 
 @pytest.fixture(scope="module")
