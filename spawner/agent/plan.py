@@ -62,6 +62,7 @@ class Plan:
     session: str
     record_path: str
     workspace_path: str
+    run_path: str
     checkout_name: str
     person: Person | None
     listen_host: str
@@ -87,6 +88,11 @@ class Plan:
     def private(self) -> Path:
         """The folder of the session's private files, its own user's."""
         return Path(self.workspace_path) / ".slipway"
+
+    @property
+    def run(self) -> Path:
+        """The folder of the session's sockets: short, because the path of a socket is (107 bytes, unix(7))."""
+        return Path(self.run_path)
 
     @property
     def home(self) -> Path:

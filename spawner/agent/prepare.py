@@ -20,12 +20,19 @@ _INSIDE = Path(__file__).parent / "inside"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
+def make_run_folder(plan: Plan) -> None:
+    """Make the folder of sockets for the person; to be called as the agent, whose folder may lie above it."""
+    plan.run.mkdir(mode=0o700)
+    if plan.person is not None:
+        os.chown(plan.run, plan.person.uid, plan.person.gid, follow_symlinks=False)
+
+
 def prepare(plan: Plan) -> bool:
     """Make folders, private files and the thin environment; to be called as the person.
 
     Returns whether an older thin environment had to be put aside, because it was of another Python.
     """
-    for folder in (plan.private, plan.home, plan.checkout_path, plan.private / "run", plan.private / "tmp"):
+    for folder in (plan.private, plan.home, plan.checkout_path, plan.private / "tmp"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_whole(plan.private / "gitconfig", git_configuration(plan.checkout, plan.credential))
     for name in ("jupyter-lab", "settings.py"):
@@ -62,7 +69,7 @@ def variables(plan: Plan) -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "JUPYTER_PATH": f"{shared.path}/share/jupyter",
         "JUPYTER_CONFIG_PATH": f"{shared.path}/etc/jupyter",
-        "JUPYTER_RUNTIME_DIR": str(plan.private / "run"),
+        "JUPYTER_RUNTIME_DIR": str(plan.run),
         "JUPYTERLAB_DIR": f"{shared.path}/share/jupyter/lab",
         name: value,
     }

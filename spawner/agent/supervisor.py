@@ -7,6 +7,7 @@ Must not know: HTTP paths of the spawner, Jupyter's options, how a plan comes ab
 """
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -67,6 +68,7 @@ class Supervisor:
         if (self._plan.record / "stop.json").exists():  # asked for before there was anyone to signal
             self._finish({"message": "Stopped.", "exit_code": 0, "is_out_of_memory": False})
             return
+        prepare.make_run_folder(self._plan)
         with acting_as(self._plan.person):
             is_put_aside = prepare.prepare(self._plan)
         if is_put_aside:
@@ -268,6 +270,7 @@ class Supervisor:
         self._memory.close()
         with acting_as(self._plan.person):
             prepare.forget_secrets(self._plan)
+        shutil.rmtree(self._plan.run, ignore_errors=True)
         self._logs["jupyter-server"].say(end["message"])
         write_json(self._plan.record / "last.json", {**end, "is_clean": is_clean, "ended_at_seconds": time.time()})
         self._reporter.tell(

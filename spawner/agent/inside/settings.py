@@ -168,6 +168,8 @@ c.IdentityProvider.token = _SESSION["token"]
 c.IdentityProvider.cookie_name = f"slipway-session-{_UNIQUE}"
 c.IdentityProvider.cookie_options = {"samesite": "Lax"}
 c.IdentityProvider.login_handler_class = SignInHandler
+# Over TCP whoever may connect to loopback hears what a kernel prints: its channel of outputs asks nobody who they are.
+c.KernelManager.transport = "ipc"
 c.FileContentsManager.delete_to_trash = False
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 c.LabApp.news_url = None

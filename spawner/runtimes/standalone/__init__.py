@@ -85,7 +85,7 @@ def _folder(root: Path, *, for_everyone: bool) -> Path:
             _ELSEWHERE.chmod(0o711)
         passed = 0o711 if for_everyone else 0o700
         chosen.chmod(passed)
-        places = {"environments": passed, "interpreters": passed, "workspaces": passed, "tools": passed}
+        places = {"environments": passed, "interpreters": passed, "workspaces": passed, "run": passed, "tools": passed}
         for name, mode in {**places, "workloads": 0o700, "uv-cache": 0o700}.items():
             (chosen / name).mkdir(exist_ok=True)
             (chosen / name).chmod(mode)

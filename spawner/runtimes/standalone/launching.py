@@ -7,9 +7,11 @@ Must not know: what happens afterwards.
 """
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from spawner.ports import Checkout, RefKind
 
 _FORK_SECONDS = 10.0
 _BACKLOG = 128
+_RUN_LENGTH = 55  # what 107 bytes (unix(7)) leave beside `/kernel-<uuid>-ipc-<n>`
 # The shell ends at once, so the agent has no parent here; the log is its only output.
 _DETACH = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
 # Index addresses and certificates of the machine, so that `pip install` in a session works as it does outside it.
@@ -50,6 +53,13 @@ def open_port(host: str) -> Port:
         listening.close()
         raise RuntimeUnavailable(f"No port can be opened on {host}: {foreign(exc)}") from exc
     return Port(number=listening.getsockname()[1], listening=listening)
+
+
+def run_folder(root: Path) -> Path:
+    """Return a fresh, short path for a session's sockets: below `root`, else in the system's folder."""
+    name = secrets.token_hex(5)
+    below = root / "run" / name
+    return below if len(str(below)) <= _RUN_LENGTH else Path(tempfile.gettempdir()) / f"slipway-{name}"
 
 
 def inherited(variables: Mapping[str, str]) -> dict[str, str]:

@@ -95,13 +95,14 @@ class StandaloneRuntime:
                 record.note("record", self._noted(workload, state))
                 yield Progress(message=f"The environment is there ({time.monotonic() - began_at:.1f} s)", state=state)
                 plan = self._plan(workload, record, installed, port, lock)
+                record.note("record", {**self._noted(workload, state), "run": plan.run_path})
                 descriptors = (port.listening.fileno(), installed.lock_descriptor, lock)
                 pid = launching.launch(plan, descriptors, self.variables)
             made = processes.identity(pid)
             if made is not None:  # the agent notes the same as soon as it runs; a stop may come before
                 record.note("process", asdict(made))
             state = {**state, "pid": pid}
-            record.note("record", self._noted(workload, state))
+            record.note("record", {**self._noted(workload, state), "run": plan.run_path})
             yield Progress(message="Started the session's agent", state=state)
         finally:
             os.close(installed.lock_descriptor)
@@ -159,6 +160,7 @@ class StandaloneRuntime:
             session=workload.session,
             record_path=str(record.folder),
             workspace_path=str(workspace),
+            run_path=str(launching.run_folder(self.root)),
             checkout_name=_folder_name(workload.checkout.project),
             person=person,
             listen_host=self.listen_host,
@@ -223,6 +225,9 @@ class StandaloneRuntime:
     def _bury(self, record: Record) -> dict[str, Any]:
         """End what an agent that was killed has left behind, and write the last word in its place."""
         self._kill_remnants(record)
+        run = (record.start or {}).get("run")
+        if isinstance(run, str):
+            shutil.rmtree(run, ignore_errors=True)
         last = record.last  # it may have been written just now
         if last is None:
             last = {"message": "The session was ended from outside.", "exit_code": 137, "is_out_of_memory": False}
