@@ -386,7 +386,9 @@ def ready(check: Check) -> str:
     claim(server["status"]["state"] == "running", f"status.state is {server['status']['state']!r}.")
     claim(ours["phase"] == "RUNNING", f"The phase is {ours['phase']!r}.")
     source = ours["image"]["source"]
-    claim(source in {"built", "exact"}, f"The image's source is {source!r}: {ours['image']['reason']}")
+    if source not in {"built", "exact"}:
+        log = check.alice.ask("GET", f"/logs/{check.session}").get("image-build", "")
+        raise CheckFailed(f"The image's source is {source!r}: {ours['image']['reason']} Its log ends: {log[-700:]}")
     check.enter()
     status = requests.get(f"{check.base_url}/api/status", headers=check.headers, timeout=SHORT_SECONDS)
     claim(status.ok, f"The session answered {status.status_code}.")

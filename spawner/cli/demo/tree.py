@@ -135,8 +135,19 @@ class ProcessTree:
         self._helpers.clear()
         for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, grace_seconds)):
             if not self._signal_all(number, seconds):
-                return []
+                break
+        self._reap_all()
         return [f"{pid} ({_name(pid)})" for pid in descendants(os.getpid())]
+
+    def _reap_all(self) -> None:
+        """Collect every child that has ended, so that none is left to a PID 1 that may not."""
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
 
     def _signal_all(self, number: signal.Signals, grace_seconds: float) -> list[int]:
         deadline = time.monotonic() + grace_seconds
