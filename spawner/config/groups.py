@@ -5,6 +5,7 @@ Promises: frozen; a URL with a password is refused; an error never repeats a val
 Must not know: the environment, files.
 """
 
+import json
 import re
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -64,6 +65,16 @@ class LogLevel(StrEnum):
 def _words(value: object) -> object:
     """Split text at commas and white space."""
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _json(value: object) -> object:
+    """Read text as JSON; raises ValueError without repeating it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is no JSON: {error.msg} at character {error.pos}") from None
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
@@ -295,7 +306,7 @@ class ResourceClass(Group):
 class Resources(Group):
     """What a session may be given."""
 
-    classes: tuple[ResourceClass, ...] = (
+    classes: Annotated[tuple[ResourceClass, ...], NoDecode, BeforeValidator(_json)] = (
         ResourceClass(id=1, name="small", cpu_cores=1.0, memory_gigabytes=2.0, is_default=True),
     )
     """The resource classes, as a JSON list of objects with the fields named below."""

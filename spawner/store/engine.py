@@ -18,6 +18,8 @@ from sqlalchemy.engine import URL
 
 from spawner.errors import Misconfigured, StoreUnavailable, foreign
 
+__all__ = ["Engine", "open_engine", "reading", "writing"]
+
 BUSY_SECONDS = 20.0  # how long a SQLite transaction waits for its turn
 CONNECT_SECONDS = 3
 STATEMENT_SECONDS = 15

@@ -19,7 +19,7 @@ from spawner.sessions.model import EventKind, NewEvent
 from spawner.store.engine import open_engine
 from spawner.store.sessions import SessionRows
 from spawner.tasks.celery import CeleryDispatcher
-from spawner.worker import run_beat, run_worker
+from spawner.tasks.running import run_beat, run_worker
 
 LEASE_SECONDS = 2.0
 

@@ -142,6 +142,6 @@ def test_worker_ends_when_told(postgresql_url: str, redis_server: RedisServer, t
         if hangs:
             redis_server.pause()
         worker.send_signal(signal.SIGTERM)
-        worker.wait(20)
+        worker.wait(30)
         with pytest.raises(ProcessLookupError):
             os.killpg(worker.pid, 0)
