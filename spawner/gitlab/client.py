@@ -32,7 +32,7 @@ from spawner.errors import (
 )
 from spawner.gitlab import shapes
 from spawner.gitlab.relay import Relay, is_project_path
-from spawner.gitlab.transport import PROJECT_MISSING, Transport
+from spawner.gitlab.transport import PROJECT_MISSING, Transport, pieces
 from spawner.gitlab.trees import KeyCache
 from spawner.names import CommitSha, ProjectPath, is_full_sha
 from spawner.ports import (
@@ -304,7 +304,7 @@ def _bounded_log(response: requests.Response) -> bytes:
     """Read a log up to its bounds; what is cut off is asked for never, since GitLab limits logs to the same size."""
     deadline = time.monotonic() + LOG_SECONDS
     log = bytearray()
-    for chunk in response.iter_content(65536):
+    for chunk in pieces(response):
         log += chunk
         if len(log) >= LOG_BYTES:
             break

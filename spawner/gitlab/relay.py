@@ -17,16 +17,22 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import requests
-import urllib3
 from requests.auth import HTTPBasicAuth
 
 from spawner.errors import ForgeUnavailable, NotFound, ProjectNotFound
-from spawner.gitlab.transport import CONNECT_SECONDS, PROJECT_MISSING, OneOriginSession, Transport, mapped, read_whole
+from spawner.gitlab.transport import (
+    CONNECT_SECONDS,
+    PROJECT_MISSING,
+    OneOriginSession,
+    Transport,
+    mapped,
+    pieces,
+    read_whole,
+)
 from spawner.names import ProjectPath
 from spawner.ports import Credential, GitAnswer, GitRequest
 
 READ_SECONDS = 300.0  # between two pieces: a large push is checked before GitLab says anything
-PIECE_BYTES = 65536
 LFS_BYTES = 8 * 1024 * 1024  # of a batch or lock answer
 _LFS_SECONDS = 60.0
 _OBJECT = r"[0-9a-f]{64}"
@@ -61,16 +67,16 @@ def is_project_path(text: str) -> bool:
 class _Body:
     """A body that comes in pieces; `requests` sends it with its length where that is known, else in chunks."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, body: Iterator[bytes]) -> None:
+        self._body = body
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        return self._body
 
 
 class _SizedBody(_Body):
-    def __init__(self, pieces: Iterator[bytes], size_bytes: int) -> None:
-        super().__init__(pieces)
+    def __init__(self, body: Iterator[bytes], size_bytes: int) -> None:
+        super().__init__(body)
         self._size_bytes = size_bytes
 
     def __len__(self) -> int:
@@ -126,12 +132,12 @@ class Relay:
             )
 
 
-def _body(pieces: Iterator[bytes] | None, length: str | None) -> Any:
-    if pieces is None:
+def _body(body: Iterator[bytes] | None, length: str | None) -> Any:
+    if body is None:
         return None
     if length is None or not length.isdecimal():
-        return _Body(pieces)
-    return _SizedBody(pieces, int(length)) if int(length) else b""
+        return _Body(body)
+    return _SizedBody(body, int(length)) if int(length) else b""
 
 
 def _answer(response: requests.Response) -> GitAnswer:
@@ -145,8 +151,8 @@ def _headers(response: requests.Response) -> dict[str, str]:
 def _pieces(response: requests.Response) -> Iterator[bytes]:
     """Yield the body as it comes in, still encoded as its headers say."""
     try:
-        yield from response.raw.stream(PIECE_BYTES, decode_content=False)
-    except urllib3.exceptions.HTTPError as error:
+        yield from pieces(response, is_decoded=False)
+    except requests.RequestException as error:
         raise ForgeUnavailable("GitLab broke off in the middle of its answer.") from error
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import gitlab
 import requests
+import urllib3
 from gitlab.exceptions import GitlabError
 from requests.adapters import HTTPAdapter
 
@@ -43,6 +44,7 @@ from spawner.ports import Credential, CredentialKind
 CONNECT_SECONDS = 5.0
 ANSWER_BYTES = 64 * 1024 * 1024  # far above any answer of ours; logs have a bound of their own
 PROJECT_MISSING = "There is no such project, or you may not see it."
+PIECE_BYTES = 65536
 _POOL_SIZE = 2
 _MOST_IDLE = 16
 _REDIRECTS = 3
@@ -82,11 +84,22 @@ class OneOriginSession(requests.Session):
         return response
 
 
+def pieces(response: requests.Response, *, is_decoded: bool = True) -> Iterator[bytes]:
+    """Yield an answer's body as it comes in, without waiting for a piece to be full; raises requests' own errors."""
+    try:
+        while piece := response.raw.read1(PIECE_BYTES, decode_content=is_decoded):
+            yield piece
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise requests.exceptions.ReadTimeout("the answer stopped in the middle") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.exceptions.ChunkedEncodingError("the answer broke off") from error
+
+
 def read_whole(response: requests.Response, *, most_bytes: int, most_seconds: float) -> bytes:
     """Read an answer into `response.content`, in bounded time and size; raises requests' own errors."""
     deadline = time.monotonic() + most_seconds
     content = bytearray()
-    for chunk in response.iter_content(65536):
+    for chunk in pieces(response):
         content += chunk
         if len(content) > most_bytes:
             response.close()
