@@ -8,7 +8,6 @@ Must not know: what requests and tasks do.
 import ctypes
 import signal
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from flask import Flask
@@ -122,21 +121,26 @@ def _settings(*, embedded: bool, host: str | None, port: int | None) -> Settings
 
 
 @click.command("worker")
-@click.option("--concurrency", type=click.IntRange(1, 64), help="Tasks at a time.  [env: SPAWNER_TASKS__THREADS]")
-def worker_command(*, concurrency: int | None) -> None:
+@click.option("--processes", type=click.IntRange(1, 64), help="Tasks at a time.  [env: SPAWNER_TASKS__PROCESSES]")
+def worker_command(*, processes: int | None) -> int:
     """Work on sessions and builds (Celery); sweeps too, so that a lost Redis or beat stops nothing."""
-    from spawner.tasks import celery  # noqa: PLC0415 - only these two commands need Celery
+    from spawner import worker  # noqa: PLC0415 - only these two commands need Celery
 
     settings = _celery_settings()
-    celery.run_worker(settings, concurrency=concurrency or settings.tasks.threads)
+    if processes is not None:
+        wanted = {**settings.tasks.model_dump(exclude_unset=True), "processes": processes}
+        settings = config.load(tasks=wanted)
+    checked = wire(settings)  # says what is wrong now, once, instead of in every process
+    checked.engine.dispose()
+    return worker.run_worker(settings)
 
 
 @click.command("beat")
-def beat_command() -> None:
+def beat_command() -> int:
     """Wake what is due (Celery beat)."""
-    from spawner.tasks import celery  # noqa: PLC0415 - only these two commands need Celery
+    from spawner import worker  # noqa: PLC0415 - only these two commands need Celery
 
-    celery.run_beat(_celery_settings())
+    return worker.run_beat(_celery_settings())
 
 
 def _celery_settings() -> Settings:
@@ -145,9 +149,3 @@ def _celery_settings() -> Settings:
         raise Misconfigured("No Redis is set.", remedy="Set SPAWNER_REDIS__URL, e.g. redis://127.0.0.1:6379/0.")
     log.configure(level=settings.log.level.value, form=settings.log.form.value)
     return settings
-
-
-def address(settings: Settings) -> tuple[str, int]:
-    """Return host and port of the public URL."""
-    parts = urlsplit(settings.http.public_url)
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
