@@ -34,6 +34,7 @@ class SentJob:
     final: dict[str, Any] | None = None
     pieces: list[tuple[float, str, int]] = field(default_factory=list)
     keep_alives: int = 0
+    refusals: list[int] = field(default_factory=list)
     uploads: dict[str, tuple[str, bytes, dict[str, str]]] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -236,6 +237,7 @@ def _git(server: Server, rest: str) -> Response:
 
 
 def _said(job: SentJob, status: int) -> Response:
+    job.refusals += [status] if status >= 400 else []
     return Response(status=status, headers={"Job-Status": job.status, "Range": f"0-{len(job.log)}"})
 
 

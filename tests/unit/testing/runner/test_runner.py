@@ -116,7 +116,7 @@ def test_a_lost_log_is_sent_on_from_where_the_server_is(server: Server) -> None:
     gate.touch()
     assert job.ended.wait(DEADLINE_SECONDS)
     whole = plain(job.text)
-    assert (whole.count("\nfirst\n"), whole.count("\nsecond\n")) == (1, 1)
+    assert (whole.count("\nfirst\n"), whole.count("\nsecond\n"), job.refusals) == (1, 1, [416])
 
 
 def test_a_damaged_log_is_sent_again(server: Server) -> None:
@@ -128,7 +128,7 @@ def test_a_damaged_log_is_sent_again(server: Server) -> None:
     job.log[:7] = b"damaged"
     gate.touch()
     assert job.ended.wait(DEADLINE_SECONDS)
-    assert job.text.startswith("Running with")
+    assert (job.text[:12], job.refusals) == ("Running with", [412])
 
 
 def test_a_cancel_lets_after_script_run(server: Server) -> None:
