@@ -1,7 +1,8 @@
 """Who is calling, and what they may see and do.
 
-Promises: a token is looked up by digest; expired and revoked ones are told apart as GitLab's answers tell them apart. What a person may
-not see does not exist for them. Levels come from project, groups above it and invited groups, expired memberships left out.
+Promises: a token is looked up by digest; expired and revoked ones are told apart as GitLab's answers tell them
+apart. What a person may not see does not exist for them. Levels come from project, groups above it and invited
+groups, expired memberships left out.
 Must not know: routes, bodies.
 """
 
@@ -81,7 +82,7 @@ def actor_for_token(instance: Instance, secret: str) -> Actor | Refusal:
 def actor_for_basic(instance: Instance, username: str, password: str) -> Actor | Refusal:
     """Find who signs in with a name and a password or token, as Git and the registry do.
 
-    `oauth2` and `gitlab-ci-token` stand for any OAuth and job token; a person's name takes their own tokens and password.
+    `oauth2` and `gitlab-ci-token` stand for any OAuth and job token; a person's name takes their tokens and password.
     """
     actor = actor_for_token(instance, password)
     if isinstance(actor, Actor):
@@ -140,7 +141,7 @@ def groups_above(instance: Instance, path: str) -> list[Group]:
 
 
 def members_of(instance: Instance, target: Project | Group) -> list[Member]:
-    """Return memberships that count for a project or group, the direct ones and the inherited, expired ones left out."""
+    """Return the direct and inherited memberships that count for a project or group; expired ones do not."""
     today = now().date()
     sources = {("project" if isinstance(target, Project) else "group", target.id)}
     sources |= {("group", group.id) for group in groups_above(instance, target.path)}

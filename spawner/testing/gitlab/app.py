@@ -89,9 +89,9 @@ def _registry_fault(instance: Instance, method: str, repository: str, reference:
         body = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown", "detail": {"name": repository}}]}
         return web.answer(body, 404)
     is_tag = not reference.startswith("sha256:")
-    if is_tag and faults.peek(instance, faults.Kind.TAG_DELETED, project):
-        if registry.delete_tag(instance.data / "registry", repository, reference):
-            faults.strikes(instance, faults.Kind.TAG_DELETED, project)
+    is_due = is_tag and faults.peek(instance, faults.Kind.TAG_DELETED, project) is not None
+    if is_due and registry.delete_tag(instance.data / "registry", repository, reference):
+        faults.strikes(instance, faults.Kind.TAG_DELETED, project)
     return None
 
 

@@ -1,6 +1,7 @@
 """The threads that work beside the requests: pushes are settled, time is kept, hooks are told.
 
-Promises: started once per process; one failing push, job or hook never stops the others; `stop` returns when all have ended.
+Promises: started once per process; one failing push, job or hook never stops the others; `stop` returns when all
+have ended.
 Must not know: what a push or a hook means.
 """
 
@@ -50,7 +51,7 @@ class Background:
         while not self._stopping.is_set():
             try:
                 step()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the outermost loop of a thread
                 _log.exception("A background step failed; it will be tried again.")
                 self._stopping.wait(_TICK_SECONDS)
 

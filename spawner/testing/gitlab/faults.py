@@ -1,7 +1,7 @@
 """The fault dial: what can be made to go wrong, and whether it should go wrong now.
 
-Promises: a fault with `times` happens exactly that often; one without goes on until it is cleared. `seconds` is how long a fault lasts
-from when it was set; for `pipeline_late` it is how late. Armed faults survive a restart.
+Promises: a fault with `times` happens exactly that often; one without goes on until it is cleared. `seconds` is how
+long a fault lasts from when it was set; for `pipeline_late` it is how late. Armed faults survive a restart.
 Must not know: what a fault does; the parts that fail ask here.
 """
 
@@ -79,6 +79,11 @@ def peek(instance: Instance, kind: Kind, project: Project | None = None) -> Faul
     return instance.store.first(Fault, lambda row: row.fault == kind and _alive(row) and _applies(row, project))
 
 
+def standing(instance: Instance, kind: Kind) -> bool:
+    """Tell whether a fault was set and neither cleared nor over, used up or not."""
+    return instance.store.first(Fault, lambda row: row.fault == kind and _lasts(row)) is not None
+
+
 def strikes(instance: Instance, kind: Kind, project: Project | None = None) -> Fault | None:
     """Return the fault that happens here now, and count it; None when all is well."""
     with instance.store as store:
@@ -100,6 +105,10 @@ def shape(record: Fault) -> dict[str, object]:
 def _alive(record: Fault) -> bool:
     if record.times is not None and record.used >= record.times:
         return False
+    return _lasts(record)
+
+
+def _lasts(record: Fault) -> bool:
     if record.fault == Kind.PIPELINE_LATE or record.seconds is None:
         return True
     return now() < record.created_at + timedelta(seconds=record.seconds)

@@ -1,7 +1,8 @@
 """Git's smart HTTP protocol, through `git http-backend`, with tokens.
 
-Promises: clone, fetch and push work with any Git; a person without the right is refused as GitLab refuses (404 in words for what they
-may not see, 403 for what they may not do); the consequences of a push are kept before Git hears that it was taken.
+Promises: clone, fetch and push work with any Git; a person without the right is refused as GitLab refuses (404 in
+words for what they may not see, 403 for what they may not do); the consequences of a push are kept before Git hears
+that it was taken.
 Must not know: pipelines and hooks; it records pushes.
 """
 
@@ -108,7 +109,9 @@ def admit(project: Project | None, actor: Actor, *, writing: bool) -> Project:
     """
     instance = here()
     if project is None or not can_see(instance, project, actor.user):
-        _deny() if actor.kind is Kind.ANONYMOUS else flask.abort(_words(_MISSING, 404))
+        if actor.kind is Kind.ANONYMOUS:
+            _deny()
+        flask.abort(_words(_MISSING, 404))
     if actor.kind is Kind.ANONYMOUS and (writing or not can_read_code(instance, project, None)):
         _deny()
     if writing:
@@ -130,7 +133,7 @@ def actor_of_request() -> Actor:
     Raises:
         HTTPException: 401 for credentials that are wrong.
     """
-    header = flask.request.headers.get("Authorization", "")
+    header = authorization()
     if not header:
         return ANONYMOUS
     basic = parse_basic(header)
@@ -143,6 +146,11 @@ def actor_of_request() -> Actor:
     if isinstance(found, Refusal):
         _deny()
     return found
+
+
+def authorization() -> str:
+    """Return the first Authorization header: git-lfs sends two where one is configured and one came from a batch."""
+    return flask.request.headers.get("Authorization", "").split(",", 1)[0]
 
 
 def _admit(path: str, *, writing: bool) -> tuple[Project, Actor]:

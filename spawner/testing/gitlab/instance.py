@@ -1,6 +1,7 @@
 """One running stand-in: its addresses, its keys, its store; the thing every part is given.
 
-Promises: `open_instance` makes the data folder (private to its owner) and keys at the first start and finds them at the next.
+Promises: `open_instance` makes the data folder (private to its owner) and keys at the first start and finds them at
+the next.
 Must not know: routes.
 """
 

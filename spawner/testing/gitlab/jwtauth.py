@@ -1,7 +1,8 @@
-"""`/jwt/auth`: gives registry clients their tokens (https://docs.gitlab.com/administration/packages/container_registry/, 18.x).
+"""`/jwt/auth`: gives registry clients their tokens.
 
-Promises: Basic with a personal, OAuth or job token; a scope that one may not have is left out silently, with 200; wrong credentials are
-403 with the registry's error body. A job may push to its own project only.
+Source: https://docs.gitlab.com/administration/packages/container_registry/ (18.x).
+Promises: Basic with a personal, OAuth or job token; a scope that one may not have is left out silently, with 200;
+wrong credentials are 403 with the registry's error body. A job may push to its own project only.
 Must not know: images.
 """
 

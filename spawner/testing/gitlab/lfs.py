@@ -1,7 +1,7 @@
 """Git LFS as GitLab serves it: batch, locks, objects (https://github.com/git-lfs/git-lfs/tree/v3.5.0/docs/api).
 
-Promises: a batch answer carries an `Authorization` header of its own, as GitLab's does; an object is taken only when its bytes have the
-digest it is named by; locks are shared by all clones.
+Promises: a batch answer carries an `Authorization` header of its own, as GitLab's does; an object is taken only
+when its bytes have the digest it is named by; locks are shared by all clones.
 Must not know: Git.
 """
 
@@ -131,7 +131,7 @@ def unlock(path: str, lock: int) -> flask.Response:
 
 
 def _admit(path: str, *, writing: bool) -> tuple[Project, Actor]:
-    actor = _lfs_actor(flask.request.headers.get("Authorization", "")) or githttp.actor_of_request()
+    actor = _lfs_actor(githttp.authorization()) or githttp.actor_of_request()
     return githttp.admit(find_project(here(), path), actor, writing=writing), actor
 
 

@@ -1,7 +1,8 @@
-"""OAuth 2 with PKCE and OpenID Connect: codes, access tokens, single-use refresh tokens (https://docs.gitlab.com/api/oauth2/, 18.x).
+"""OAuth 2 with PKCE and OpenID Connect: codes, access tokens, single-use refresh tokens.
 
-Promises: a code is good once; a refresh ends the old access and refresh token at once, so of two refreshes with one token one fails;
-only digests are kept.
+Source: https://docs.gitlab.com/api/oauth2/ (18.x).
+Promises: a code is good once; a refresh ends the old access and refresh token at once, so of two refreshes with one
+token one fails; only digests are kept.
 Must not know: pages (`signin` shows them).
 """
 
@@ -102,7 +103,7 @@ def issue_code(instance: Instance, user: User, wish: Wish) -> str:
 
 
 def has_agreed(instance: Instance, user: User, wish: Wish) -> bool:
-    """Tell whether a person need not be asked: the application is trusted, or holds a living grant of the same scopes."""
+    """Tell whether a person need not be asked: it is trusted, or holds a living grant of the same scopes."""
     if wish.application.trusted:
         return True
     return any(

@@ -1,7 +1,7 @@
 """Protected branches: who may push to a ref.
 
-Promises: GitLab's rules (https://docs.gitlab.com/user/project/repository/branches/protected/, 18.x): the default branch is protected from
-the first push on; a Developer may make that first push.
+Promises: GitLab's rules (https://docs.gitlab.com/user/project/repository/branches/protected/, 18.x): the default
+branch is protected from the first push on; a Developer may make that first push.
 Must not know: how a push arrives.
 """
 

@@ -1,7 +1,8 @@
 """What a push means: who may push where, and the consequences that follow it.
 
-Promises: a push is recorded before its client hears of it and settled afterwards, once, even when the stand-in is killed in between;
-only the newest commit of each pushed ref gets a pipeline; a push of more than three refs sends no push hook, as in GitLab.
+Promises: a push is recorded before its client hears of it and settled afterwards, once, even when the stand-in is
+killed in between; only the newest commit of each pushed ref gets a pipeline; a push of more than three refs sends
+no push hook, as in GitLab.
 Must not know: how Git moved the objects.
 """
 

@@ -1,7 +1,7 @@
 """What the stand-in remembers: one frozen record per thing that GitLab would keep a row for.
 
-Promises: records are plain values; a change is a new record put in the store. Identifiers are integers as in GitLab, and times are
-aware UTC datetimes. Names of fields follow GitLab's REST answers where there is one.
+Promises: records are plain values; a change is a new record put in the store. Identifiers are integers as in
+GitLab, and times are aware UTC datetimes. Names of fields follow GitLab's REST answers where there is one.
 Must not know: HTTP, Git, or how records are kept.
 """
 

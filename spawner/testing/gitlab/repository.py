@@ -20,7 +20,8 @@ _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _LIMIT_SECONDS = 60.0
 _FIELDS = "%H%x00%P%x00%an%x00%ae%x00%aI%x00%cn%x00%ce%x00%cI%x00%B%x1e"
 
-# A push is refused as GitLab refuses it. STAND_IN_REFUSED: refs this person may not touch; STAND_IN_PROTECTED: refs nobody rewrites.
+# A push is refused as GitLab refuses it. STAND_IN_REFUSED holds refs that this person may not touch,
+# STAND_IN_PROTECTED refs that nobody rewrites.
 _PRE_RECEIVE = """#!/bin/sh
 zero=0000000000000000000000000000000000000000
 while read -r old new ref; do
@@ -123,7 +124,7 @@ class Repository:
         return self.resolve(f"refs/heads/{branch}")
 
     def resolve(self, name: str) -> str | None:
-        """Return the full SHA of the commit that a branch, tag, full or short SHA names, or None; a branch wins over a tag."""
+        """Return the full SHA of the commit that a name stands for, or None: a branch, else a tag, else a SHA, full or short."""
         candidates = [name] if name.startswith("refs/") else [f"refs/heads/{name}", f"refs/tags/{name}", name]
         for candidate in candidates:
             found = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", candidate + "^{commit}")

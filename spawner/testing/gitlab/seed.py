@@ -1,7 +1,8 @@
 """Plants people, groups and projects from a JSON file, at the start of a stand-in.
 
-The file: `{"users": [{"username", "admin"?, "password"?, "token_file"?}], "groups": [{"path", "owner", "visibility"?}],
-"projects": [{"path", "owner", "visibility"?, "members": {username: level}?}]}`. A `token_file` is written with a new token, mode 0600.
+The file: `{"users": [{"username", "admin"?, "password"?, "token_file"?}], "groups": [{"path", "owner",
+"visibility"?}], "projects": [{"path", "owner", "visibility"?, "members": {username: level}?}]}`. A `token_file` is
+written with a new token, mode 0600.
 Promises: what is there already is left as it is, so that a restart plants nothing twice.
 Must not know: servers.
 """

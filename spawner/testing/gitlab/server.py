@@ -1,7 +1,8 @@
 """Serves a stand-in: one gunicorn with threads, GitLab and its registry on two ports, the runner beside it.
 
-Promises: both ports are bound before anything else happens, so that port 0 has no race; `DATA/stand-in.json` (mode 0600) says where
-they are; at its end nothing is left running. A stand-in that was killed and is started on the same folder goes on.
+Promises: both ports are bound before anything else happens, so that port 0 has no race; `DATA/stand-in.json` (mode
+0600) says where they are; at its end nothing is left running. A stand-in that was killed and is started on the same
+folder goes on.
 Must not know: routes.
 """
 
@@ -35,8 +36,17 @@ if TYPE_CHECKING:
 
 _THREADS = 48
 _ENDING_SECONDS = 5
+# What waits is mostly a runner that is held; it comes back.
+_GRACE_SECONDS = 1
 _RUNNER_REST_SECONDS = 1.0
 _PDEATHSIG = 1
+# What a job's package tools need to know of this machine: index, certificates, proxies, caches. No credential of ours.
+_INHERITED = (
+    *("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_SYSTEM_CERTS"),
+    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "UV_CACHE_DIR", "XDG_CACHE_HOME"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +124,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "workers": 1,
             "threads": _THREADS,
             "worker_class": "gthread",
-            "graceful_timeout": _ENDING_SECONDS,
+            "graceful_timeout": _GRACE_SECONDS,
             "timeout": 120,
             "keepalive": 30,
             "loglevel": "warning",
@@ -172,11 +182,16 @@ class _RunnerKeeper:
         command = [
             *(sys.executable, "-m", "spawner.testing.gitlab.runner", "--url", self._url),
             *("--token-file", str(data / "runner.token"), "--data", str(data / "runner")),
+            *(f"--inherit={name}" for name in _INHERITED if name in os.environ),
         ]
         while not self._stopping.is_set():
             with (data / "runner.log").open("ab") as log:
-                self._process = subprocess.Popen(  # noqa: PLW1509 - the child only sets its death signal
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - it only sets a death signal
                 )
             (data / "runner.pid").write_text(str(self._process.pid))
             self._process.wait()

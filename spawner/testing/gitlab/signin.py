@@ -1,7 +1,8 @@
 """The pages a person sees: sign in, agree to an application, a plain page per project.
 
-Promises: forms carry a token against forgery; nobody is sent to an address that the application has not registered; the way back is
-always on this server. Where the stand-in was started for a demo, a person without a password is picked from a list.
+Promises: forms carry a token against forgery; nobody is sent to an address that the application has not registered;
+the way back is always on this server. Where the stand-in was started for a demo, a person without a password is
+picked from a list.
 Must not know: what a code becomes (`oauth`).
 """
 
@@ -37,6 +38,10 @@ _WORDS = {
     "read_registry": "Read container images",
     "write_registry": "Read and write container images",
 }
+_UNKNOWN_CLIENT = (
+    "Client authentication failed due to unknown client, no client authentication included, or unsupported "
+    "authentication method."
+)
 _STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:3rem auto;padding:0 1rem}
 h1{font-size:1.4rem}form{display:grid;gap:.75rem}label{display:grid;gap:.25rem}
@@ -121,6 +126,8 @@ def front() -> flask.typing.ResponseReturnValue:
 @blueprint.get("/<path:path>")
 def project(path: str) -> flask.typing.ResponseReturnValue:
     """Show a plain page for the addresses that `web_url` gives."""
+    if path.startswith("api/"):
+        flask.abort(404)  # an API route that does not exist answers as the API does
     name, _, rest = path.partition("/-/")
     found = find_project(here(), name) if "/" in name else None
     if found is None or not can_see(here(), found, present_user()):
@@ -140,27 +147,28 @@ def _wish(given: Callable[[str], str | None]) -> oauth.Wish | str:
     """Return what is asked for, or a sentence that says what is wrong with it."""
     application = here().store.first(Application, lambda row: row.uid == given("client_id"))
     if application is None:
-        return "Client authentication failed due to unknown client, no client authentication included, or unsupported authentication method."  # noqa: E501 - GitLab's sentence
-    redirect_uri = given("redirect_uri") or ""
-    if redirect_uri not in application.redirect_uris:
-        return "The redirect URI included is not valid."
-    if given("response_type") != "code":
-        return "The authorization server does not support this response type."
-    scopes = tuple((given("scope") or " ".join(application.scopes)).split())
-    if not set(scopes) <= set(application.scopes):
-        return "The requested scope is invalid, unknown, or malformed."
-    challenge = given("code_challenge") or None
-    if challenge and given("code_challenge_method") != "S256":
-        return "The code challenge method must be S256."
-    if challenge is None and not application.confidential:
-        return "Code challenge is required."
-    return oauth.Wish(
+        return _UNKNOWN_CLIENT
+    wish = oauth.Wish(
         application=application,
-        redirect_uri=redirect_uri,
-        scopes=scopes,
-        challenge=challenge,
+        redirect_uri=given("redirect_uri") or "",
+        scopes=tuple((given("scope") or " ".join(application.scopes)).split()),
+        challenge=given("code_challenge") or None,
         nonce=given("nonce") or None,
     )
+    problems = (
+        (wish.redirect_uri not in application.redirect_uris, "The redirect URI included is not valid."),
+        (given("response_type") != "code", "The authorization server does not support this response type."),
+        (
+            not set(wish.scopes) <= set(application.scopes),
+            "The requested scope is invalid, unknown, or malformed.",
+        ),
+        (
+            wish.challenge is not None and given("code_challenge_method") != "S256",
+            "The code challenge method must be S256.",
+        ),
+        (wish.challenge is None and not application.confidential, "Code challenge is required."),
+    )
+    return next((sentence for is_wrong, sentence in problems if is_wrong), wish)
 
 
 def _go_back(wish: oauth.Wish, **answer: str) -> flask.typing.ResponseReturnValue:

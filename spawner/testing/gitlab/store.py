@@ -1,7 +1,8 @@
 """Where records are kept: in memory for reading, written through to one SQLite file.
 
-Promises: `with store:` is one transaction, seen whole or not at all by a stand-in that is killed and started again; reads outside of
-it see the last put. One lock guards everything; it is re-entrant. `wait` sleeps until something changed.
+Promises: `with store:` is one transaction, seen whole or not at all by a stand-in that is killed and started again;
+reads outside of it see the last put. One lock guards everything; it is re-entrant. `wait` sleeps until something
+changed.
 Must not know: what the records mean.
 """
 
@@ -38,7 +39,7 @@ class Store:
         self._tables: dict[str, dict[int, Any]] = {}
         self._last_ids: dict[str, int] = {}
         self._changes = 0
-        # A killed process loses nothing that SQLite handed to the system; only a power cut would, which a stand-in may forget.
+        # A killed process loses nothing that SQLite handed to the system; a power cut may cost a stand-in something.
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=OFF")
@@ -71,7 +72,7 @@ class Store:
         return self._changes
 
     def wait(self, *, seen: int, timeout_seconds: float) -> int:
-        """Sleep until something changed since `seen`, at most `timeout_seconds`; return the present count of changes."""
+        """Sleep until something changed since `seen`, at most `timeout_seconds`; return the count of changes."""
         with self._condition:
             self._condition.wait_for(lambda: self._changes != seen, timeout_seconds)
             return self._changes
@@ -103,7 +104,8 @@ class Store:
         """Replace fields of a record's *present* version and keep it."""
         with self:
             present = self._tables.get(type(record).__name__, {}).get(record.id, record)
-            return self.put(replace(present, **fields))
+            changed: R = replace(present, **fields)
+            return self.put(changed)
 
     def drop(self, record: Record) -> None:
         """Forget a record; dropping it twice is no error."""

@@ -1,6 +1,7 @@
 """Makes tokens: random ones for people, jobs and runners.
 
-Promises: a token is shown once, to whom it is made for; records keep its digest (job tokens excepted: dependent jobs are given them).
+Promises: a token is shown once, to whom it is made for; records keep its digest (job tokens excepted: dependent
+jobs are given them).
 Must not know: what a token opens.
 """
 

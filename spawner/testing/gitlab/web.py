@@ -1,7 +1,7 @@
 """What every route shares: the request's target, parameters, caller, errors, rate-limit headers and counts.
 
-Promises: routing sees `%2F` as part of a segment; bodies may be JSON or form, with `a[]=` and `k[x]=`; every error has the body that
-GitLab's documentation shows; every answer of the API carries `RateLimit-*`.
+Promises: routing sees `%2F` as part of a segment; bodies may be JSON or form, with `a[]=` and `k[x]=`; every error
+has the body that GitLab's documentation shows; every answer of the API carries `RateLimit-*`.
 Must not know: what the routes do.
 """
 
@@ -45,7 +45,7 @@ _RATE_WINDOW_SECONDS = 3600
 _HASH_KEY = re.compile(r"^(\w+)\[(\w*)\](?:\[(\w+)\])?$")
 _ROUTE_PART = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")
 _ROUTE_NAMES = {
-    **{name: "id" for name in ("project", "key", "group")},
+    **dict.fromkeys(("project", "key", "group"), "id"),
     **{name: f"{name}_id" for name in ("pipeline", "job", "hook", "badge", "user", "repository")},
     "tag": "tag_name",
     "path": "path",

@@ -1,6 +1,7 @@
 """Makes pipelines: from a push, by hand through the API, or around an external status.
 
-Promises: what GitLab would make of the same commit, or a sentence why there is none; a pipeline and its jobs appear together.
+Promises: what GitLab would make of the same commit, or a sentence why there is none; a pipeline and its jobs appear
+together.
 Must not know: how YAML is read (`expand`), how jobs run.
 """
 

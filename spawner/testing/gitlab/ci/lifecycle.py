@@ -1,7 +1,8 @@
 """Moves jobs and pipelines from state to state, and tells the hooks.
 
-Promises: every change of a job brings its pipeline up to date in the same transaction, releases its resource group, retries what is to
-be retried and starts or skips what waited for it. Each change is announced once, after it is kept.
+Promises: every change of a job brings its pipeline up to date in the same transaction, releases its resource group,
+retries what is to be retried and starts or skips what waited for it. Each change is announced once, after it is
+kept.
 Must not know: HTTP, runners' requests.
 """
 
@@ -144,7 +145,7 @@ def cancel_redundant(instance: Instance, pipeline: Pipeline) -> None:
 
 def tick(instance: Instance) -> None:
     """Do what time brings: delayed jobs start, long ones and stuck ones end."""
-    moment = now()
+    moment, stuck_after = now(), timedelta(seconds=instance.limits.stuck_seconds)
     for job in instance.store.all(Job, lambda row: row.status not in FINISHED and not row.external):
         if job.status is Status.SCHEDULED and job.scheduled_at and job.scheduled_at <= moment:
             with instance.store:
@@ -152,9 +153,8 @@ def tick(instance: Instance) -> None:
                 advance(instance, job.pipeline_id)
         elif job.status is Status.RUNNING and job.started_at:
             _end_running(instance, job)
-        elif job.status is Status.PENDING and job.queued_at:
-            if moment - job.queued_at > timedelta(seconds=instance.limits.stuck_seconds):
-                move(instance, job, Status.FAILED, reason="stuck_or_timeout_failure")
+        elif job.status is Status.PENDING and job.queued_at and moment - job.queued_at > stuck_after:
+            move(instance, job, Status.FAILED, reason="stuck_or_timeout_failure")
 
 
 def _end_running(instance: Instance, job: Job) -> None:

@@ -1,6 +1,7 @@
 """The rules by which pipelines and jobs move: pure functions of statuses.
 
-Promises: the same answers as GitLab's `Gitlab::Ci::Status::Composite` and atomic processing (18.x) for what jobs here can be.
+Promises: the same answers as GitLab's `Gitlab::Ci::Status::Composite` and atomic processing (18.x) for what jobs
+here can be.
 Must not know: the store, time, runners.
 """
 

@@ -99,9 +99,7 @@ def _variables(
     values = variables.of_pipeline(instance, project, pipeline, user)
     values |= variables.of_job(instance, project, job, user)
     hidden = variables.secrets_of_job(instance, project, job)
-    given: dict[str, str] = {}
-    for name, value in (*job.variables, *pipeline.variables):
-        given[name] = value
+    given = dict(job.variables) | dict(pipeline.variables)
     for row in before:
         given |= dict(row.dotenv)
     tokens = idtokens.of_job(instance, job, pipeline, project, user)

@@ -1,7 +1,8 @@
-"""The runner HTTP protocol, server side (gitlab-runner 19.4): request a job, send its trace, report its end, move artifacts.
+"""The runner HTTP protocol, server side (gitlab-runner 19.4).
 
-Promises: any runner that speaks the protocol is served; a job is given to one runner once; a runner of a job that has ended is told to
-stop. A trace's `Content-Range` may end inclusively (the official client) or exclusively (gitlab-python-runner).
+Promises: any runner that speaks the protocol is served; a job is given to one runner once; a runner of a job that
+has ended is told to stop. A trace's `Content-Range` may end inclusively (the official client) or exclusively
+(gitlab-python-runner).
 Must not know: how jobs come to be.
 """
 
@@ -175,8 +176,7 @@ def _fits(runner: Runner, job: Job) -> bool:
 def _is_held(instance: Instance, job: Job, project: Project) -> bool:
     """Tell whether a fault keeps runners from seeing a job."""
     if job.held:
-        still = any(row.fault == faults.Kind.JOB_STUCK_PENDING for row in instance.store.all(faults.Fault))
-        if still:
+        if faults.standing(instance, faults.Kind.JOB_STUCK_PENDING):
             return True
         instance.store.change(job, held=False)
     if faults.strikes(instance, faults.Kind.JOB_STUCK_PENDING, project):

@@ -1,7 +1,7 @@
 """Artifacts: what runners upload and what jobs and people download.
 
-Promises: an archive is kept as it came; a dotenv report is read and its variables reach the jobs that depend on it; one that breaks
-GitLab's rules is refused with 400. A `trace` artifact is never uploaded.
+Promises: an archive is kept as it came; a dotenv report is read and its variables reach the jobs that depend on it;
+one that breaks GitLab's rules is refused with 400. A `trace` artifact is never uploaded.
 Must not know: who may download.
 """
 

@@ -1,6 +1,8 @@
-"""The predefined variables of pipelines and jobs (https://docs.gitlab.com/ci/variables/predefined_variables/, 18.x).
+"""The predefined variables of pipelines and jobs.
 
-Promises: those that our template and usual scripts read, with GitLab's values; CI_COMMIT_BRANCH and CI_COMMIT_TAG exclude each other.
+Source: https://docs.gitlab.com/ci/variables/predefined_variables/ (18.x).
+Promises: those that our template and usual scripts read, with GitLab's values; CI_COMMIT_BRANCH and CI_COMMIT_TAG
+exclude each other.
 Must not know: how a runner gets them.
 """
 

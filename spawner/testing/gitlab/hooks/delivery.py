@@ -1,7 +1,9 @@
-"""Sends events to hooks, once each, and keeps what became of it (https://docs.gitlab.com/user/project/integrations/webhooks/, 18.x).
+"""Sends events to hooks, once each, and keeps what became of it.
 
-Promises: one POST per event and hook, in no promised order; the same idempotency key on a resend; after 4 failures a hook rests for a
-minute, doubling up to a day, after 40 for good; a 2xx or 3xx answer wakes it. Signatures follow Standard Webhooks.
+Source: https://docs.gitlab.com/user/project/integrations/webhooks/ (18.x).
+Promises: one POST per event and hook, in no promised order; the same idempotency key on a resend; after 4 failures
+a hook rests for a minute, doubling up to a day, after 40 for good; a 2xx or 3xx answer wakes it. Signatures follow
+Standard Webhooks.
 Must not know: why the event happened.
 """
 

@@ -1,6 +1,7 @@
 """Says that something happened; those hooks that want to know are told by the delivery threads.
 
-Promises: never blocks and never fails: bodies are built and sent elsewhere, from the records as they were at the moment.
+Promises: never blocks and never fails: bodies are built and sent elsewhere, from the records as they were at the
+moment.
 Must not know: HTTP.
 """
 

@@ -1,7 +1,8 @@
-"""The bodies of hooks (https://docs.gitlab.com/user/project/integrations/webhook_events/, 18.x; `lib/gitlab/data_builder/*.rb`).
+"""The bodies of hooks.
 
-Promises: GitLab's fields with GitLab's odd ones among them: a job hook's `commit.id` is the pipeline's id, and dates are
-`2021-02-23 02:41:37 UTC`.
+Source: https://docs.gitlab.com/user/project/integrations/webhook_events/ (18.x); `lib/gitlab/data_builder/*.rb`.
+Promises: GitLab's fields with GitLab's odd ones among them: a job hook's `commit.id` is the pipeline's id, and
+dates are `2021-02-23 02:41:37 UTC`.
 Must not know: delivery.
 """
 
@@ -209,7 +210,7 @@ def _user(user: User) -> dict[str, object]:
 
 
 def _display(project: Project) -> str:
-    return " / ".join(project.path.split("/")[:-1] + [project.name])
+    return " / ".join([*project.path.split("/")[:-1], project.name])
 
 
 def _project(instance: Instance, project: Project) -> dict[str, object]:

@@ -1,4 +1,7 @@
-"""Project badges: links with a picture, their placeholders filled in (https://docs.gitlab.com/user/project/badges/, 18.x)."""
+"""Project badges: links with a picture, their placeholders filled in.
+
+Source: https://docs.gitlab.com/user/project/badges/ (18.x).
+"""
 
 from __future__ import annotations
 

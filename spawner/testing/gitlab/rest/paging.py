@@ -1,7 +1,7 @@
 """Pages of lists, as GitLab's API cuts them (https://docs.gitlab.com/api/rest/#pagination, 18.x).
 
-Promises: offset pages of at most 100 rows with `X-*` headers and `Link`; keyset pages where a list offers them. The `Link` addresses
-keep the scheme, host and port that the client used.
+Promises: offset pages of at most 100 rows with `X-*` headers and `Link`; keyset pages where a list offers them. The
+`Link` addresses keep the scheme, host and port that the client used.
 Must not know: what the rows are.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import flask
 
@@ -14,9 +14,12 @@ from spawner.testing.gitlab.records import FINISHED, Job, Level, Pipeline, Proje
 from spawner.testing.gitlab.repository import ZERO_SHA
 from spawner.testing.gitlab.rest import paging, repositories, shapes
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 blueprint = flask.Blueprint("pipelines", __name__)
 
-_SCOPES = {
+_SCOPES: dict[str, Callable[[Pipeline], bool]] = {
     "running": lambda row: row.status is Status.RUNNING,
     "pending": lambda row: row.status is Status.PENDING,
     "finished": lambda row: row.status in FINISHED,

@@ -112,8 +112,9 @@ def remove(project: str) -> flask.Response:
     instance = web.here()
     with instance.store as store:
         for kind in (Pipeline, Job, Hook, ProtectedBranch, GroupLink):
-            for row in store.all(kind, lambda row: row.project_id == found.id):
-                store.drop(row)
+            for row in store.all(kind):
+                if getattr(row, "project_id", None) == found.id:
+                    store.drop(row)
         for member in store.all(Member, lambda row: row.source == "project" and row.source_id == found.id):
             store.drop(member)
         store.drop(found)

@@ -1,4 +1,7 @@
-"""The instance, people and their tokens: `/version`, `/user`, `/users`, `/personal_access_tokens`, `/applications`."""
+"""The instance, people and their tokens.
+
+Routes: `/version`, `/user`, `/users`, `/personal_access_tokens`, `/applications`.
+"""
 
 from __future__ import annotations
 
