@@ -20,8 +20,10 @@ MASK = "[masked]"
 
 _SECRET_NAMES = re.compile(r"(authorization|token|secret|password|cookie|credential|private[-_]key)s?$", re.IGNORECASE)
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # GitLab's token prefixes. Source: GitLab "Token overview", 17.x: glpat-, gloas-, gldt-, glrt-, glcbt-, glptt-, …
-    (re.compile(r"\bgl[a-z]{2,8}-[A-Za-z0-9_.=-]{4,}"), MASK),
+    # GitLab's token prefixes, and longer texts under prefixes of newer releases.
+    # Source: GitLab "Token overview", "Token prefixes", 17.x.
+    (re.compile(r"\bgl(?:pat|oas|dt|rt|rtr|cbt|ptt|ft|imt|agent|wt|soat|ffct)-[A-Za-z0-9_.=-]{4,}"), MASK),
+    (re.compile(r"\bgl[a-z]{2,8}-[A-Za-z0-9_.=-]{20,}"), MASK),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), rf"\1 {MASK}"),
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)(?!(?:bearer|basic)\s)[^\s'\",}]+"), rf"\1{MASK}"),
     # JSON Web Tokens: three base64url parts, the first of which is a JSON object.

@@ -136,10 +136,19 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def _mapped() -> Iterator[None]:
     try:
         yield
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+    except (exc.DatabaseError, exc.InterfaceError, exc.TimeoutError) as error:
         cause = getattr(error, "orig", None) or error
+        if not _is_of_database(error, cause):
+            raise
         raise StoreUnavailable(
             f"The database cannot be asked: {foreign(cause)}",
             remedy="Try again in a few seconds; if it lasts, an administrator runs `spawner doctor`.",
             retry_after_seconds=2.0,
         ) from error
+
+
+def _is_of_database(error: exc.SQLAlchemyError, cause: object) -> bool:
+    """Say whether an error is the database's state, not a statement of ours; SQLite has no class for a broken file."""
+    return not isinstance(error, exc.DatabaseError) or (
+        isinstance(error, exc.OperationalError) or type(cause) is sqlite3.DatabaseError
+    )
