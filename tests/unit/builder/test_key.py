@@ -346,8 +346,8 @@ def test_a_key_costs_milliseconds_in_a_large_repository() -> None:
     root = [*blobs, *table.tree("")]
     memory: Memory = {}
     seconds = []
-    for _ in range(7):
-        began = time.perf_counter()
+    for _ in range(15):
+        began = time.process_time()
         environment_key(lambda path: root if not path else table.tree(path), table.read, memory=memory)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     assert min(seconds) < 0.005  # the machine's other work is not ours
