@@ -20,6 +20,7 @@ from spawner.gitlab.transport import CONNECT_SECONDS, Transport, mapped
 from spawner.ports import Credential, CredentialKind
 from spawner.users.oauth import OAuthTokens, TokenInfo
 
+_PERSONAL_PREFIX = "glpat-"  # GitLab's default prefix of personal, project and group tokens, 14.5 and newer
 DEFAULT_SCOPES = ("api", "read_repository", "write_repository", "read_registry")
 
 
@@ -71,6 +72,8 @@ class GitLabOAuth:
 
     def inspect(self, token: str) -> TokenInfo | None:
         """Return what an OAuth access token is, or None when it is none; raises ForgeUnavailable or RateLimited."""
+        if token.startswith(_PERSONAL_PREFIX):
+            return None  # saves a call; GitLabs with another prefix, or none, are asked
         credential = Credential(forge="", token=token, kind=CredentialKind.OAUTH)
         try:
             answer = self._transport.request(credential, "get", f"{self._transport.url}/oauth/token/info")

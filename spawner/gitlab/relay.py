@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 import requests
 from requests.auth import HTTPBasicAuth
 
-from spawner.errors import ForgeUnavailable, NotFound, ProjectNotFound
+from spawner.errors import ForgeUnavailable, NotFound, ProjectNotFound, foreign
 from spawner.gitlab.transport import (
     CONNECT_SECONDS,
     PROJECT_MISSING,
@@ -178,13 +178,13 @@ def _elsewhere(response: requests.Response, verify: Any) -> Iterator[GitAnswer]:
 
 
 def _scrubbed(response: requests.Response) -> GitAnswer:
-    """Return an LFS answer without any header or address of GitLab's in it; text that is no JSON stays out."""
+    """Return an LFS answer without any header or address of GitLab's in it; plain words become its message."""
     with mapped():
         content = read_whole(response, most_bytes=LFS_BYTES, most_seconds=_LFS_SECONDS)
     try:
         document = json.loads(content) if content else {}
     except ValueError:
-        document = {}
+        document = {"message": foreign(content.decode(errors="replace"))}
     told = json.dumps(without_tokens(document)).encode()
     headers = {name: value for name, value in _headers(response).items() if name == "Retry-After"}
     headers |= {"Content-Type": "application/vnd.git-lfs+json", "Content-Length": str(len(told))}
