@@ -20,6 +20,7 @@ from builder.engines.environment import uv_program
 from builder.environment import Environment, locked_packages, pack, read_folder, unpack
 from builder.oci import Manifest, RegistryClient
 from builder.tags import Label, environment_tag
+from builder.transport import Transport
 from tests.unit.builder.index import Index, package_index, source, source_files, wheel
 
 if TYPE_CHECKING:
@@ -144,13 +145,13 @@ def test_a_reuse_costs_two_calls(builder: Run, repository: Repository, monkeypat
     repository.commit({"requirements.txt": "gauge\n"})
     assert builder("build") == Exit.DONE
     calls: list[str] = []
-    send = RegistryClient._send
+    send = Transport._send
 
-    def counted(client: RegistryClient, method: str, *rest: object) -> object:
+    def counted(client: Transport, method: str, *rest: object) -> object:
         calls.append(method)
         return send(client, method, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(RegistryClient, "_send", counted)
+    monkeypatch.setattr(Transport, "_send", counted)
     repository.commit({"a.ipynb": "{1}"})
     assert builder("build") == Exit.DONE
     assert calls == ["GET", "PUT"]

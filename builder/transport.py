@@ -1,0 +1,281 @@
+"""HTTP as a registry wants it: tokens on demand, redirects, bounded answers, errors in words.
+
+Source: the token flow of https://distribution.github.io/distribution/spec/auth/token/. It promises: credentials go to
+the registry itself and to hosts named as trusted, and to no other; a registry's token goes to that registry alone;
+plain http is spoken to loopback only; every call has a timeout. It must not know manifests, blobs or tags.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import re
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from builder.errors import RefusedError, UnauthorizedError, UnavailableError, UsageError, capped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+LARGEST_ANSWER_BYTES = 4 * 1024 * 1024  # the size of manifest that the distribution spec asks registries to accept
+CHUNK_BYTES = 1 << 20
+CONNECT_SECONDS = 5.0
+TOKEN_LIFE_SECONDS = 60.0  # what the token specification assumes where an answer names no life
+TOKEN_MARGIN = 0.8  # cached for less than its life
+MOST_REDIRECTS = 5
+TOO_MANY = 429
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Who asks: a user name and a password or token, which no representation shows."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+class _Bearer(AuthBase):
+    """Sets one header, and keeps `requests` from looking for other credentials."""
+
+    def __init__(self, header: str | None) -> None:
+        self._header = header
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._header is not None:
+            request.headers["Authorization"] = self._header
+        return request
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether `host[:port]` names this machine by itself: `localhost`, `*.localhost`, 127.0.0.0/8, ::1."""
+    host = urlsplit(f"//{address}").hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Transport:
+    """The way to one registry, as one person. Not to be shared between threads."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: Callable[[], Credentials | None] = lambda: None,
+        trusted_hosts: Sequence[str] = (),
+        timeout_seconds: float = 30.0,
+        ca_file: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._\[\]:-]+", address):
+            raise UsageError(f"“{capped(address)}” is not the address of a registry: host or host:port.")
+        self.address = address.lower()
+        self.origin = f"{'http' if is_loopback(address) else 'https'}://{self.address}"
+        self._credentials = credentials
+        self._trusted = {_authority(self.origin), *(_authority(f"https://{host}") for host in trusted_hosts)}
+        self._trusted |= {_authority(f"http://{host}") for host in trusted_hosts if is_loopback(host)}
+        self._timeout = (CONNECT_SECONDS, timeout_seconds)
+        self._clock = clock
+        self._session = requests.Session()
+        if ca_file is not None:
+            self._session.verify = ca_file
+        self._tokens: dict[str, tuple[str, float]] = {}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def call(  # noqa: PLR0913 - one call, with all that a call may carry
+        self,
+        method: str,
+        path: str,
+        repository: str,
+        *,
+        push: bool = False,
+        also_pull: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | BinaryIO | None = None,
+        missing: bool = False,
+    ) -> requests.Response | None:
+        """Make one call with a token for it; one more after a 401 that says how to get a (new) token."""
+        scopes = [f"repository:{repository}:{'pull,push' if push else 'pull'}"]
+        scopes += [f"repository:{also_pull}:pull"] if also_pull else []
+        scope = " ".join(scopes)
+        answer = self._send(method, path, self._cached(scope), headers, data)
+        if answer.status_code == requests.codes.unauthorized:
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            answer.close()
+            if data is not None and not isinstance(data, bytes):
+                data.seek(0)
+            answer = self._send(method, path, self._authorize(challenge, scopes, scope), headers, data)
+        if answer.status_code == requests.codes.not_found and missing:
+            answer.close()
+            return None
+        if not answer.ok:
+            with answer:
+                raise self._error(answer, method, repository)
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        authorization: str | None,
+        headers: Mapping[str, str] | None,
+        data: bytes | BinaryIO | None,
+    ) -> requests.Response:
+        """Send, following redirects of reads; the token stays with the registry's own host."""
+        url = urljoin(self.origin, path)
+        for _ in range(MOST_REDIRECTS):
+            is_own = _authority(url) == _authority(self.origin)
+            self._check_scheme(url)
+            with self._mapped(url):
+                answer = self._session.request(
+                    method, url, headers=dict(headers or {}), data=data, timeout=self._timeout, stream=True,
+                    allow_redirects=False, auth=_Bearer(authorization if is_own else None),
+                )  # fmt: skip
+            if method not in {"GET", "HEAD"} or not answer.is_redirect:
+                return answer
+            url = urljoin(url, answer.headers["Location"])
+            answer.close()
+        raise UnavailableError(f"{self.address} redirects more than {MOST_REDIRECTS} times.")
+
+    def _check_scheme(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.netloc)):
+            return
+        raise RefusedError(
+            f"{self.address} points to {capped(parts.netloc)} over plain {capped(parts.scheme)}: refused."
+        )
+
+    def _cached(self, scope: str) -> str | None:
+        token, expires_at = self._tokens.get(scope, ("", 0.0))
+        return token if token and self._clock() < expires_at else None
+
+    def _authorize(self, challenge: str, scopes: Sequence[str], scope: str) -> str | None:
+        """Answer a challenge: a token from its realm, or the credentials themselves where Basic is asked for."""
+        self._tokens.pop(scope, None)
+        kind, _, rest = challenge.partition(" ")
+        credentials = self._credentials()
+        if kind.lower() == "basic" and credentials is not None:
+            pair = f"{credentials.username}:{credentials.password}".encode()
+            return f"Basic {base64.b64encode(pair).decode('ascii')}"
+        if kind.lower() != "bearer":
+            raise UnauthorizedError(f"{self.address} wants to know who you are: give a user name and a token.")
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        token, life_seconds = self._token(fields, scopes, credentials)
+        header_text = f"Bearer {token}"
+        self._tokens[scope] = (header_text, self._clock() + life_seconds * TOKEN_MARGIN)
+        return header_text
+
+    def _token(
+        self, fields: Mapping[str, str], scopes: Sequence[str], credentials: Credentials | None
+    ) -> tuple[str, float]:
+        realm = urljoin(self.origin, fields.get("realm", ""))
+        self._check_scheme(realm)
+        if credentials is not None and _authority(realm) not in self._trusted:
+            host = urlsplit(realm).netloc
+            raise UnauthorizedError(
+                f"{self.address} sends its users to {capped(host)}, which is not known to belong to it; "
+                "no token was shown to it. Name it as trusted if it is right."
+            )
+        auth = _Bearer(None) if credentials is None else HTTPBasicAuth(credentials.username, credentials.password)
+        query = [("service", fields.get("service", "")), *(("scope", scope) for scope in scopes)]
+        with self._mapped(realm):
+            answer = self._session.get(realm, params=query, auth=auth, timeout=self._timeout, allow_redirects=False)
+        with answer:
+            if answer.status_code != requests.codes.ok:
+                raise self._error(answer, "token", scopes[0].split(":")[1])
+            found = document(answer.content)
+        token = found.get("token") or found.get("access_token")
+        if not isinstance(token, str) or not token:
+            raise UnavailableError(f"The token service of {self.address} answered without a token.")
+        life = found.get("expires_in")
+        return token, float(life) if isinstance(life, int | float) else TOKEN_LIFE_SECONDS
+
+    @contextmanager
+    def _mapped(self, url: str) -> Iterator[None]:
+        host = urlsplit(url).netloc
+        try:
+            yield
+        except requests.Timeout as error:
+            raise UnavailableError(f"{host} gave no answer within {self._timeout[1]:.0f} s.") from error
+        except requests.RequestException as error:
+            raise UnavailableError(f"{host} cannot be reached: {capped(_cause(error))}.") from error
+
+    def _error(
+        self, answer: requests.Response, method: str, repository: str
+    ) -> UnauthorizedError | UnavailableError | RefusedError:
+        said = capped(_said(answer))
+        where = f"{self.address} answered {answer.status_code} about {capped(repository)}: {said}"
+        status = answer.status_code
+        if status in {requests.codes.unauthorized, requests.codes.forbidden}:
+            return UnauthorizedError(f"{where} You have no right to {'push' if method != 'GET' else 'read'} there.")
+        if status == TOO_MANY or status >= requests.codes.internal_server_error:
+            return UnavailableError(where, retry_after_seconds=_retry_after(answer))
+        return RefusedError(where)
+
+
+def _authority(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    return f"{(parts.hostname or '').lower()}:{port}"
+
+
+def chunks(answer: requests.Response, largest_bytes: int) -> Iterator[bytes]:
+    """Yield an answer's body; RefusedError if it is larger, UnavailableError if it breaks off."""
+    total = 0
+    try:
+        for chunk in answer.iter_content(CHUNK_BYTES):
+            total += len(chunk)
+            if total > largest_bytes:
+                raise RefusedError(f"The registry sent more than {largest_bytes} bytes: refused.")
+            yield chunk
+    except requests.RequestException as error:
+        raise UnavailableError("The registry's answer broke off.") from error
+
+
+def bounded(answer: requests.Response, largest_bytes: int) -> bytes:
+    """Return an answer's whole body; errors as `chunks`."""
+    return b"".join(chunks(answer, largest_bytes))
+
+
+def document(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object; RefusedError if it is none."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError("The registry sent something that is not JSON.") from error
+    if not isinstance(document, dict):
+        raise RefusedError("The registry sent JSON that is not an object.")
+    return document
+
+
+def _said(answer: requests.Response) -> str:
+    try:
+        errors = json.loads(bounded(answer, LARGEST_ANSWER_BYTES)).get("errors", [])
+        return "; ".join(f"{error.get('code')} {error.get('message')}" for error in errors) + "."
+    except (ValueError, AttributeError, RefusedError):
+        return f"{answer.reason}."
+
+
+def _retry_after(answer: requests.Response) -> float | None:
+    try:
+        return float(answer.headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+
+
+def _cause(error: BaseException) -> str:
+    return type(error.__cause__ or error.__context__ or error).__name__
