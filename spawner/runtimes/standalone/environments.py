@@ -56,6 +56,14 @@ class Installed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """One's turn to install: the lock that is held, and until when (monotonic seconds)."""
+
+    lock_descriptor: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environments:
     """The cache of environments below one folder."""
 
@@ -82,10 +90,10 @@ class Environments:
                 os.utime(place / _RECORD)
                 return _read(place, held)
             os.close(held)
-            with self._alone(place, deadline):
+            with self._alone(place, deadline) as alone:
                 if not self.has(digest):
                     self._make_room()
-                    self._install(place, unpack, deadline)
+                    self._install(place, unpack, _Turn(lock_descriptor=alone, deadline=deadline))
 
     def installed(self) -> Mapping[str, int]:
         """Return the digests (hex) that are installed and their sizes in bytes."""
@@ -98,7 +106,7 @@ class Environments:
 
     # ------------------------------------------------------------ installing
 
-    def _install(self, place: Path, unpack: Unpack, deadline: float) -> None:
+    def _install(self, place: Path, unpack: Unpack, turn: _Turn) -> None:
         draft = place.with_name(f".{place.name}")
         _remove(draft)
         source = place.with_name(f".{place.name}.source")
@@ -107,8 +115,8 @@ class Environments:
             source.mkdir(mode=0o700)
             image = unpack(source)
             found = self.interpreters.find(image.python)
-            self._run(["venv", "--relocatable", "--no-project", "--python", str(found.program), str(draft)], deadline)
-            self._run(_install_command(draft, image), deadline)
+            self._run(["venv", "--relocatable", "--no-project", "--python", str(found.program), str(draft)], turn)
+            self._run(_install_command(draft, image), turn)
             _use_callers_python(draft / "bin")
             relative = f"lib/python{image.python}/site-packages"
             record = {
@@ -125,8 +133,8 @@ class Environments:
             _remove(source)
             _remove(draft)
 
-    def _run(self, command: list[str], deadline: float) -> None:
-        left_seconds = deadline - time.monotonic()
+    def _run(self, command: list[str], turn: _Turn) -> None:
+        left_seconds = turn.deadline - time.monotonic()
         try:
             done = subprocess.run(
                 [str(self.uv), *command, "--quiet", "--no-config"],
@@ -137,6 +145,7 @@ class Environments:
                 check=False,
                 cwd=self.folder,
                 umask=0o022,
+                pass_fds=(turn.lock_descriptor,),  # were we killed, uv would still hold the lock while it writes
             )
         except subprocess.TimeoutExpired as exc:
             raise RuntimeUnavailable("Installing the environment takes too long.", remedy="Try again later.") from exc
@@ -200,10 +209,10 @@ class Environments:
         return held
 
     @contextmanager
-    def _alone(self, place: Path, deadline: float) -> Iterator[None]:
+    def _alone(self, place: Path, deadline: float) -> Iterator[int]:
         held = self._take(place, is_shared=False, deadline=deadline)
         try:
-            yield
+            yield held
         finally:
             os.close(held)
 
