@@ -10,24 +10,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
 from builder import build as flow
-from builder import errors, starter
-from builder.build import Policy, Target
+from builder import errors, job, starter
+from builder.build import Policy
 from builder.entries import Kind
 from builder.environment import this_platform
 from builder.key import Key, environment_key
-from builder.oci import Credentials, RegistryClient
 from builder.report import write
 from builder.tags import environment_tag, published_tags
-from builder.trees import GitTree, checked_sha, find_git_dir, resolve_commit
+from builder.trees import GitTree, checked_sha, resolve_commit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,14 +56,6 @@ _EXITS: Mapping[type[errors.BuilderError], Exit] = {  # the first that fits coun
     errors.RegistryError: Exit.REGISTRY_REFUSED,
     errors.BuilderError: Exit.FAILED,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """Which commit of which repository a command is about."""
-
-    git_dir: Path
-    commit: str
 
 
 def say(text: str) -> None:
@@ -101,7 +90,7 @@ def cli() -> None:
 @_as_json
 def key(directory: Path, commit: str | None, kind: str, platform: str | None, *, as_json: bool) -> None:
     """Print the environment key of a commit: 64 hex characters."""
-    found = _key(_where(directory, commit), kind, platform)
+    found = _key(job.where(directory, commit), kind, platform)
     if as_json:
         show(_key_document(found))
     else:
@@ -119,7 +108,7 @@ def explain(
     directory: Path, commit: str | None, kind: str, platform: str | None, against: str | None, *, as_json: bool
 ) -> None:
     """List what decides a commit's environment, and what changed against another commit."""
-    where = _where(directory, commit)
+    where = job.where(directory, commit)
     found = _key(where, kind, platform)
     other_sha = resolve_commit(where.git_dir, against) if against else _parent(where)
     other = _other_key(where, other_sha, kind, platform)
@@ -184,12 +173,12 @@ def plan_command(  # noqa: PLR0913, PLR0917 - one parameter per option
     as_json: bool,
 ) -> None:
     """Say what `build` would do and why, and do nothing."""
-    where = _where(directory, commit)
+    where = job.where(directory, commit)
     found = _key(where, kind, platform)
     tag = environment_tag(found.digest)
     action, reason = "build", "no registry was named to look in"
     if registry_image or os.environ.get("CI_REGISTRY_IMAGE"):
-        target = _target(where.commit, registry_image, user, token_file, trusted)
+        target = job.target(where.commit, registry_image, user, token_file, trusted)
         existing = target.registry.head(target.repository, tag)
         action = "build" if existing is None else "reuse"
         reason = f"{target.reference(tag)} {'does not exist' if existing is None else f'is {existing.digest}'}"
@@ -240,8 +229,8 @@ def build_command(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise errors.UsageError(f"The engine {engine} makes environment images; leave --kind {kind} out.")
     if platform not in {None, this_platform()}:
         raise errors.UsageError(f"The engine {engine} builds for the machine it runs on, {this_platform()}.")
-    where = _where(directory, commit)
-    target = _target(where.commit, registry_image, user, token_file, trusted)
+    where = job.where(directory, commit)
+    target = job.target(where.commit, registry_image, user, token_file, trusted)
     policy = Policy(is_reusing=not no_reuse, is_refreshing=refresh, max_age_days=max_age_days)
     with GitTree(where.git_dir, where.commit) as source:
         found = environment_key(source.tree, source.read, kind=Kind(kind), platform=this_platform())
@@ -274,9 +263,9 @@ def retag(  # noqa: PLR0913, PLR0917 - one parameter per option
     as_json: bool,
 ) -> None:
     """Put an existing image (a tag, a digest, or another repository's REPOSITORY:TAG) under a commit's tags."""
-    target = _target(checked_sha(commit), registry_image, user, token_file, trusted)
+    target = job.target(checked_sha(commit), registry_image, user, token_file, trusted)
     tags = published_tags(target.commit, Kind(kind))
-    repository, name = _source(source, target)
+    repository, name = job.split_source(source, target)
     if repository == target.repository:
         manifest = flow.retag(target, name, tags)
     else:
@@ -304,35 +293,23 @@ def init(directory: Path, *, as_json: bool) -> None:
         show({"written": list(written), "kept": list(kept)})
 
 
-def _where(directory: Path, commit: str | None) -> Where:
-    """Find the repository and the commit: the one asked for, the job's, or HEAD."""
-    git_dir = find_git_dir(directory)
-    named = commit or _job_commit()
-    return Where(git_dir=git_dir, commit=resolve_commit(git_dir, named or "HEAD"))
-
-
-def _job_commit() -> str | None:
-    """Name the commit a job is for: in a merged-results pipeline the source branch's, not the throw-away merge."""
-    return os.environ.get("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA") or os.environ.get("CI_COMMIT_SHA") or None
-
-
-def _key(where: Where, kind: str, platform: str | None) -> Key:
+def _key(where: job.Where, kind: str, platform: str | None) -> Key:
     with GitTree(where.git_dir, where.commit) as source:
         return environment_key(source.tree, source.read, kind=Kind(kind), platform=platform or this_platform())
 
 
-def _parent(where: Where) -> str | None:
+def _parent(where: job.Where) -> str | None:
     try:
         return resolve_commit(where.git_dir, f"{where.commit}^")
     except errors.CommitNotFoundError:
         return None
 
 
-def _other_key(where: Where, sha: str | None, kind: str, platform: str | None) -> Key | None:
+def _other_key(where: job.Where, sha: str | None, kind: str, platform: str | None) -> Key | None:
     if sha is None:
         return None
     try:
-        return _key(Where(git_dir=where.git_dir, commit=sha), kind, platform)
+        return _key(job.Where(git_dir=where.git_dir, commit=sha), kind, platform)
     except errors.ProjectError as error:
         say(f"{sha[:8]} has no environment to compare with: {error}")
         return None
@@ -365,52 +342,6 @@ def _key_document(found: Key) -> dict[str, Any]:
         "everything": found.everything,
         "mutable": list(found.mutable),
     }
-
-
-def _target(
-    commit: str, registry_image: str | None, user: str | None, token_file: str | None, trusted: Sequence[str]
-) -> Target:
-    """Find the registry: from the options, else from the job's variables."""
-    named = registry_image or os.environ.get("CI_REGISTRY_IMAGE")
-    if not named:
-        raise errors.UsageError("No registry: name the project's repository with --registry-image HOST/PATH.")
-    address, _, repository = named.partition("/")
-    if not repository:
-        raise errors.UsageError(f"“{errors.capped(named)}” names no repository: HOST/PATH is needed.")
-    credentials = _credentials(user, token_file)
-    hosts = [*trusted, *filter(None, [urlsplit(os.environ.get("CI_SERVER_URL", "")).netloc])]
-    client = RegistryClient(address, credentials=lambda: credentials, trusted_hosts=hosts)
-    return Target(registry=client, repository=repository.lower(), commit=commit, source_url=_source_url())
-
-
-def _source_url() -> str:
-    return os.environ.get("CI_PROJECT_URL", "")
-
-
-def _credentials(user: str | None, token_file: str | None) -> Credentials | None:
-    if token_file is not None:
-        is_stdin = token_file == "-"  # noqa: S105 - a file name
-        try:
-            text = sys.stdin.read() if is_stdin else Path(token_file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise errors.UsageError(f"The token file {token_file} cannot be read.") from error
-        return Credentials(username=user or "slipway", password=text.strip())
-    password = os.environ.get("CI_REGISTRY_PASSWORD")
-    if not password:
-        return None
-    return Credentials(username=user or os.environ.get("CI_REGISTRY_USER", "gitlab-ci-token"), password=password)
-
-
-def _source(text: str, target: Target) -> tuple[str, str]:
-    """Split what is to be retagged into repository and tag or digest."""
-    own = text.removeprefix(f"{target.registry.address}/")
-    if "@" in own:
-        repository, _, name = own.partition("@")
-        return repository or target.repository, name
-    if own.startswith("sha256:"):
-        return target.repository, own
-    repository, separator, name = own.rpartition(":")
-    return (repository.lower(), name) if separator else (target.repository, own)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -400,3 +400,8 @@ def test_a_job_pushes_with_its_own_variables(
     monkeypatch.setenv("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA", sha)
     assert builder("build") == Exit.DONE
     assert _report(repository)["commit"] == sha
+    monkeypatch.setenv("CI_REGISTRY_IMAGE", "registry.example.com/group/job")
+    guarded.service.requests.clear()
+    elsewhere = ["--registry-image", f"{guarded.address}/group/job"]
+    assert builder("build", *elsewhere) == Exit.REGISTRY_REFUSED
+    assert [user for user, _ in guarded.service.requests] == [""]  # another registry is not shown the job's password
