@@ -1,0 +1,104 @@
+"""A stand-in and a whole spawner as processes, on both databases and both dispatchers.
+
+A test that takes `installation` runs twice: SQLite with tasks in the web process, and PostgreSQL with Redis,
+worker and beat. Caches of environments are shared by all tests of a run; nothing else is.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from spawner.testing.gitlab.client import ProjectHandle, UserHandle
+from spawner.testing.gitlab.standin import StandIn
+from tests.installation import Client, Installation, install
+
+if TYPE_CHECKING:
+    from tests.servers import PostgreSQLServer, RedisServer
+
+WAYS = ("sqlite-inprocess", "postgresql-celery")
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """A GitLab stand-in with its runner and registry."""
+    with StandIn.start(data=_passable(tmp_path_factory.mktemp("gitlab"))) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def standalone_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of environments and workspaces, shared by a run's spawners."""
+    return _passable(tmp_path_factory.mktemp("standalone"))
+
+
+def _passable(folder: Path) -> Path:
+    """Let the sessions' users pass through pytest's private folders, and not list them."""
+    for each in (folder, folder.parent, folder.parent.parent):
+        each.chmod(each.stat().st_mode | 0o011)
+    return folder
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def installation(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    stand_in: StandIn,
+    standalone_root: Path,
+) -> Iterator[Installation]:
+    """A running spawner; each module gets one of each way."""
+    data = _passable(tmp_path_factory.mktemp("spawner"))
+    redis: RedisServer | None = None
+    database_url = f"sqlite:///{data}/slipway.db"
+    if request.param == "postgresql-celery":
+        postgresql: PostgreSQLServer = request.getfixturevalue("postgresql_server")
+        database = f"functional_{next(_numbers)}"
+        postgresql.execute(f"CREATE DATABASE {database}")
+        database_url = postgresql.url(database)
+        redis = request.getfixturevalue("_redis")
+    made = install(
+        data=data,
+        stand_in=stand_in,
+        database_url=database_url,
+        root=standalone_root,
+        redis=redis,
+        settings={"IMAGES__GRACE_SECONDS": "2", "IMAGES__QUEUE_BUDGET_SECONDS": "20"},
+    )
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def alice(stand_in: StandIn) -> UserHandle:
+    """A person who owns projects."""
+    return stand_in.add_user("alice")
+
+
+@pytest.fixture(scope="session")
+def bob(stand_in: StandIn) -> UserHandle:
+    """A person who owns none of them."""
+    return stand_in.add_user("bob")
+
+
+@pytest.fixture
+def project(stand_in: StandIn, alice: UserHandle) -> ProjectHandle:
+    """A private project of Alice's, without CI."""
+    return stand_in.add_project(f"alice/project-{next(_numbers)}", owner=alice)
+
+
+@pytest.fixture
+def at_alice(installation: Installation, alice: UserHandle) -> Client:
+    """Alice's client."""
+    return installation.client(alice)
+
+
+@pytest.fixture
+def at_bob(installation: Installation, bob: UserHandle) -> Client:
+    """Bob's client."""
+    return installation.client(bob)
