@@ -15,7 +15,7 @@ import pytest
 
 from spawner.agent import processes
 from spawner.names import CommitSha, SessionName
-from spawner.ports import Health, RefKind, State
+from spawner.ports import Health, RefKind, Resources, State
 from spawner.runtimes.standalone import StandaloneRoutes, StandaloneRuntime, create
 from tests.contract.runtime.conftest import Bench
 from tests.contract.runtime.door import Kernel, ask, hidden_fields, program_headers
@@ -294,6 +294,19 @@ def test_a_killed_agent_takes_its_session_with_it(real: Bench) -> None:
     )
     real.runtime.stop(state, grace_seconds=0)
     real.until(state, Health.GONE, within_seconds=5)
+
+
+def test_a_session_gets_no_more_memory_than_its_class(real: Bench) -> None:
+    """A cell that takes more than the session may have fails or dies with its kernel; the server stays."""
+    limit = 600 << 20
+    state = real.run(real.workload("memory", resources=Resources(cpu_cores=1, memory_bytes=limit, storage_bytes=0)))
+    real.until(state, Health.READY)
+    code = "import os\nos.fork() or [os.environ, b'x' * (1 << 30), os._exit(7)]\nprint(os.wait()[1])"
+    with Kernel(state=state, headers=program_headers(real.place, state)) as kernel:
+        status = kernel.run(code)
+
+    assert status != str(7 << 8), "a gigabyte was had"
+    assert real.runtime.observe([state])[0].health is Health.READY
 
 
 def kill_server(state: State) -> None:
