@@ -124,7 +124,7 @@ class Repository:
         return self.resolve(f"refs/heads/{branch}")
 
     def resolve(self, name: str) -> str | None:
-        """Return the full SHA of the commit that a name stands for, or None: a branch, else a tag, else a SHA, full or short."""
+        """Return the full SHA of the commit that a branch, else a tag, else a SHA (full or short) names, or None."""
         candidates = [name] if name.startswith("refs/") else [f"refs/heads/{name}", f"refs/tags/{name}", name]
         for candidate in candidates:
             found = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", candidate + "^{commit}")

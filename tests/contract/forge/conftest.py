@@ -7,14 +7,17 @@ real GitLab too; without them nothing of that is collected. What only the stand-
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gitlab
 import pytest
 
 from spawner.testing.gitlab import Forge, ProjectHandle, StandIn, UserHandle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CONFIGURATION = """
 stages: [build, test]

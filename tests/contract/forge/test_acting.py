@@ -1,7 +1,7 @@
 """What people and commits set going: pipelines by push and by hand, play, retry, cancel, erase, statuses, badges.
 
-Covered: `[skip ci]`, `ci.skip`, several commits in one push, tags, broken configuration, `allow_failure`, failed stages,
-delayed and manual jobs, automatic retries, resource groups, auto-cancel. Left out: time limits (the unit tests).
+Covered: `[skip ci]`, `ci.skip`, several commits in one push, tags, broken configuration, `allow_failure`, failed
+stages, delayed and manual jobs, automatic retries, resource groups, auto-cancel. Left out: time limits (unit tests).
 """
 
 from __future__ import annotations

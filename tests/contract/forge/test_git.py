@@ -159,7 +159,7 @@ def test_lfs_round_trip(cast: Cast, tmp_path: Path) -> None:
         done = _git(work, header, *arguments)
         assert done.returncode == 0, done.stderr
     pointer = cast.client().projects.get(made.id).files.raw("big.bin", ref="main")
-    assert b"git-lfs.github.com/spec/v1" in bytes(pointer)  # type: ignore[arg-type]
+    assert b"git-lfs.github.com/spec/v1" in bytes(pointer)
     other = tmp_path / "other"
     done = _git(tmp_path, header, "clone", "--quiet", made.http_url, "other")
     assert done.returncode == 0, done.stderr

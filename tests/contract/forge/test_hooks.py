@@ -1,7 +1,7 @@
 """Project hooks: what arrives at a receiver for a push, a tag, a job and a pipeline, and what is kept of it.
 
-Covered: create, read, change, delete; headers, secret token, signature; payloads; deliveries, resend, test, auto-disable.
-Left out: lost hooks (`test_faults`).
+Covered: create, read, change, delete; headers, secret token, signature; payloads; deliveries, resend, test,
+auto-disable. Left out: lost hooks (`test_stand_in`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import hmac
 import json
 import queue
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ import pytest
 from gitlab.exceptions import GitlabCreateError, GitlabListError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from spawner.testing.gitlab import ProjectHandle
     from tests.contract.forge.conftest import Cast
 

@@ -1,6 +1,6 @@
 """OAuth 2 and OpenID Connect, as a browser and an application play them.
 
-Covered: sign-in page, consent, denial, PKCE, confidential clients, refresh once, revocation, expiry, ID token, discovery.
+Covered: sign-in page, consent, denial, PKCE, confidential clients, refresh once, revocation, ID token, discovery.
 Left out: device flow, which nothing here uses.
 """
 

@@ -149,13 +149,13 @@ image_build:
     assert done["status"] == "success", job.trace()
 
     def granted(name: str) -> list[str]:
-        part = job.artifact(name).decode().strip()  # type: ignore[union-attr]
+        part = job.artifact(name).decode().strip()
         access = json.loads(base64.b64decode(part + "=" * (-len(part) % 4)))["access"]
         return [entry["name"] for entry in access]
 
     assert granted("own.txt") == [made.path]
     assert granted("other.txt") == []
-    token = job.artifact("token.txt").decode().strip()  # type: ignore[union-attr]
+    token = job.artifact("token.txt").decode().strip()
     late = requests.get(
         f"{cast.forge.url}/jwt/auth",
         params={"service": "container_registry", "scope": f"repository:{made.path}:pull"},

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ import requests
 from spawner.testing.gitlab import StandIn, StandInError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from spawner.testing.gitlab import ProjectHandle, UserHandle

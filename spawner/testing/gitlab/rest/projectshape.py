@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from spawner.testing.gitlab.instance import Instance
     from spawner.testing.gitlab.records import Project
 
+_LINKS = ("issues", "merge_requests", "labels", "events", "members", "cluster_agents")
 # Switches as GitLab 18 sets them for a new project.
 DEFAULTS: dict[str, object] = {
     "packages_enabled": True,
@@ -113,8 +114,8 @@ def basic(instance: Instance, project: Project) -> dict[str, object]:
         "avatar_url": None,
         "star_count": 0,
         "last_activity_at": shapes.moment(project.updated_at),
-        "visibility": project.visibility.value,
         "namespace": shapes.namespace(instance, project),
+        "repository_storage": "default",
     }
 
 
@@ -124,9 +125,9 @@ def full(instance: Instance, project: Project, user: User | None) -> dict[str, o
     api = f"{instance.url}/api/v4/projects/{project.id}"
     shape = {
         **basic(instance, project),
-        "repository_storage": "default",
+        "visibility": project.visibility.value,
         "container_registry_image_prefix": f"{instance.registry_host}/{project.path.lower()}",
-        "_links": {name: f"{api}/{name}" for name in ("issues", "merge_requests", "labels", "events", "members")}
+        "_links": {name: f"{api}/{name}" for name in _LINKS}
         | {"self": api, "repo_branches": f"{api}/repository/branches"},
         "empty_repo": not instance.repository(project).refs(),
         "archived": project.archived,
@@ -139,6 +140,8 @@ def full(instance: Instance, project: Project, user: User | None) -> dict[str, o
         "import_url": None,
         "import_type": None,
         "import_status": "none",
+        "import_error": None,
+        "mr_default_target_self": False,
         "open_issues_count": 0,
         "description_html": project.description or "",
         "updated_at": shapes.moment(project.updated_at),

@@ -64,6 +64,7 @@ def user_public(instance: Instance, user: User | None) -> Shape | None:
         **basic,
         "created_at": moment(user.created_at),
         **dict.fromkeys(empty, ""),
+        "is_followed": False,
         "pronouns": None,
         "bot": False,
         "work_information": None,
@@ -238,6 +239,7 @@ def detailed_status(instance: Instance, row: Pipeline) -> Shape:
         "has_details": True,
         "details_path": f"/{project.path if project else ''}/-/pipelines/{row.id}",
         "illustration": None,
+        "action": None,
         "favicon": f"/assets/ci_favicons/favicon_status_{row.status.value}.png",
     }
 
