@@ -1,9 +1,12 @@
 """A running spawner over SQLite, and clients of two people."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from flask import Response
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from spawner.ports import AccessLevel
 from spawner.store.engine import open_engine
@@ -25,10 +28,18 @@ def world(sqlite_url: str) -> Iterator[World]:
     engine.dispose()
 
 
+class PublicClient(FlaskClient):
+    """A client that comes to the public URL, as people do."""
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        """Send a request to the public URL, unless the test names another."""
+        kwargs.setdefault("base_url", PUBLIC_URL)
+        return super().open(*args, **kwargs)
+
+
 def client_of(world: World, username: str | None) -> FlaskClient:
     """Return a client that sends a person's GitLab token with every request."""
-    client = world.app.test_client()
-    client.environ_base["HTTP_HOST"] = PUBLIC_URL.removeprefix("http://")
+    client = PublicClient(world.app, Response, use_cookies=True)
     if username is not None:
         client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer token-{username}"
     return client

@@ -1,0 +1,171 @@
+"""Event streams over HTTP, with real services and tasks behind them.
+
+Covered: order, ends, resuming, the build's log, 204, the limit of viewers, a person's stream, strangers.
+Left out: browsers (tests/browser), many processes (tests/functional/celery).
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from spawner.names import SessionName
+from spawner.ports import JobStatus
+from tests.functional.api.conftest import client_of
+from tests.functional.api.test_servers import BODY, launch, run
+from tests.functional.api.world import OLD_SHA, SHA, World
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One server-sent event, read."""
+
+    id: str
+    event: str
+    data: Any
+
+
+def read(chunks: Iterator[bytes]) -> Iterator[Frame]:
+    """Yield the frames of a stream as they come; comments and pauses are passed over."""
+    text = ""
+    for chunk in chunks:
+        text += chunk.decode()
+        while "\n\n" in text:
+            block, text = text.split("\n\n", 1)
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            if "event" in fields:
+                yield Frame(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
+
+
+def frames(client: FlaskClient, path: str, **headers: str) -> list[Frame]:
+    """Return every frame of a stream that ends by itself."""
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.content_type == "text/event-stream; charset=utf-8"
+    return list(read(iter([answer.data])))
+
+
+def test_until_ready(world: World, ada: FlaskClient) -> None:
+    """The stream tells the whole launch in order and ends with ready; data has when, phase and sentence."""
+    name = run(world, ada)["name"]
+    found = frames(ada, f"/notebooks/servers/{name}/events?until=ready")
+    assert [frame.event for frame in found] == ["phase", "image", "phase", "step", "step", "phase", "ready"]
+    assert [frame.id for frame in found] == [f"{number}-0" for number in range(1, 8)]
+    assert all({"at", "phase", "message"} <= set(frame.data) for frame in found)
+    assert found[1].data["source"] == "exact"
+
+
+def test_live(world: World, ada: FlaskClient) -> None:
+    """A viewer who is there from the start sees ready when it happens."""
+    world.add_image()
+    name = launch(ada)["name"]
+    ready = threading.Timer(0.3, world.be_ready, [SessionName(name)])
+    ready.start()
+    found = frames(ada, f"/notebooks/servers/{name}/events?until=ready")
+    ready.join()
+    assert (found[0].event, found[-1].event) == ("phase", "ready")
+
+
+@pytest.mark.parametrize("how", ["header", "query"])
+def test_resume(world: World, ada: FlaskClient, how: str) -> None:
+    """A reconnect goes on after the last event seen; after the last of all there is 204."""
+    name = run(world, ada)["name"]
+    path = f"/notebooks/servers/{name}/events?until=ready"
+
+    def after(cursor: str) -> Any:
+        if how == "header":
+            return ada.get(path, headers={"Last-Event-ID": cursor})
+        return ada.get(f"{path}&after={cursor}")
+
+    found = list(read(iter([after("5-0").data])))
+    assert [frame.event for frame in found] == ["phase", "ready"]
+    last = after(found[-1].id)
+    assert (last.status_code, last.data) == (204, b"")
+
+
+def test_gone(world: World, ada: FlaskClient) -> None:
+    """Without `until` the stream goes on to gone; a reconnect after that gets 204."""
+    name = run(world, ada)["name"]
+    ada.delete(f"/notebooks/servers/{name}")
+    found = frames(ada, f"/notebooks/servers/{name}/events")
+    assert found[-1].event == "gone"
+    again = ada.get(f"/notebooks/servers/{name}/events", headers={"Last-Event-ID": found[-1].id})
+    assert again.status_code == 204
+
+
+def test_next_generation(world: World, ada: FlaskClient) -> None:
+    """A new viewer of a session launched again is not shown its former end."""
+    name = run(world, ada)["name"]
+    ada.delete(f"/notebooks/servers/{name}")
+    frames(ada, f"/notebooks/servers/{name}/events")
+    ada.post("/notebooks/servers", json=BODY)
+    world.runtime.workloads.clear()
+    world.be_ready(SessionName(name))
+    found = frames(ada, f"/notebooks/servers/{name}/events?until=ready")
+    assert "gone" not in [frame.event for frame in found]
+    assert found[-1].event == "ready"
+
+
+def test_build_log(world: World, ada: FlaskClient) -> None:
+    """The build's log travels in the stream, once, and resumes where it was."""
+    project = world.forge.projects[42]
+    log = "Resolving äöü\n" * 3000
+    world.add_job(project, JobStatus.FAILED, log=log.encode())
+    name = launch(ada, fallback="fail")["name"]
+    found = frames(ada, f"/notebooks/servers/{name}/events?until=ready")
+    pieces = [frame.data["text"] for frame in found if frame.event == "log"]
+    assert log == "".join(pieces)
+    assert len(pieces) > 1
+    assert found[-1].event == "failed"
+    middle = next(frame for frame in found if frame.event == "log")
+    rest = frames(ada, f"/notebooks/servers/{name}/events?until=ready", **{"Last-Event-ID": middle.id})
+    assert log == middle.data["text"] + "".join(frame.data["text"] for frame in rest if frame.event == "log")
+
+
+def test_too_many(ada: FlaskClient) -> None:
+    """Beyond the places for viewers a stream is refused with when to try again; a place freed is a place."""
+    name = launch(ada)["name"]
+    path = f"/notebooks/servers/{name}/events"
+    open_streams = [ada.get(path) for _ in range(4)]
+    refused = ada.get(path)
+    assert refused.json is not None
+    assert (refused.status_code, refused.json["error"]["code"], refused.headers["Retry-After"]) == (503, 3503, "5")
+    assert ada.get("/notebooks/servers").status_code == 200
+    open_streams.pop().close()
+    ada.get(path).close()
+    for stream in open_streams:
+        stream.close()
+
+
+def test_person(world: World, ada: FlaskClient) -> None:
+    """One stream tells of all of a person's sessions, new ones too, and resumes by a cursor for each."""
+    first = launch(ada)["name"]
+    stream = ada.get("/api/slipway/v1/events")
+    second = launch(client_of(world, "ada"), commit_sha=OLD_SHA)["name"]
+    found = next(frame for frame in read(stream.iter_encoded()) if frame.data["session"] == second)
+    stream.close()
+    assert f"{second}:" in found.id
+    assert f"{first}:" in found.id
+    again = ada.get("/api/slipway/v1/events", headers={"Last-Event-ID": f"{first}:0,{second}:0"})
+    replayed = [frame for frame, _ in zip(read(again.iter_encoded()), range(2), strict=False)]
+    again.close()
+    assert {first, second} >= {frame.data["session"] for frame in replayed}
+    assert replayed[0].data["message"] == "Accepted."
+
+
+def test_person_sees_no_others(world: World, ada: FlaskClient, bob: FlaskClient) -> None:
+    """A person's stream does not take somebody else's session from a cursor."""
+    name = launch(ada)["name"]
+    stream = bob.get("/api/slipway/v1/events", headers={"Last-Event-ID": f"{name}:0"})
+    chunks = iter(stream.iter_encoded())
+    assert b"retry" in next(chunks)
+    world.add_project("open/proj", members={"bob": 30})
+    body = {"namespace": "open", "project": "proj", "commit_sha": SHA, "branch": "main"}
+    own = client_of(world, "bob").post("/notebooks/servers", json=body).json
+    assert own is not None
+    assert next(read(chunks)).data["session"] == own["name"]
+    stream.close()
