@@ -70,8 +70,8 @@ def test_the_key_is_the_builders_own_in_two_exchanges_and_then_none(world: "Worl
     forge = world.forge(cache=tmp_path / "keys")
     before = exchanges(world)
     keys = forge.environment_keys(ada, known, sha)
-    # Commit and trees, files, and one file that another refers to: each a greeting and an answer.
-    assert exchanges(world) - before == 6
+    # Commit and trees; control files; and the one file that a control file refers to.
+    assert exchanges(world) - before == 3
     assert {key.kind.value: key.key for key in keys} == builders_keys(world, project, sha, tmp_path / "clone")
     environment = next(key for key in keys if key.kind is ImageKind.ENVIRONMENT)
     assert [path for path, _, _ in environment.inputs] == ["more/other.txt", "requirements.txt"]
@@ -117,7 +117,7 @@ def test_a_large_commit_costs_no_more_exchanges(world: "World", tmp_path: Path) 
     known = world.project(project, ada)
     before = exchanges(world)
     keys = world.forge(cache=tmp_path / "keys").environment_keys(ada, known, sha)
-    assert exchanges(world) - before == 6
+    assert exchanges(world) - before == 3
     assert len(keys) == 2
     size = sum(file.stat().st_size for file in (tmp_path / "keys").rglob("*") if file.is_file())
     assert size < 4_000_000

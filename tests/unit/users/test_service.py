@@ -370,3 +370,16 @@ def test_nothing_secret_shows_in_a_representation(world: "World") -> None:
     caller = service.bearer("glpat-ada", address="a")
     grant: Grant = next(iter(world.store.grants.values()))
     assert not [text for text in ("glpat-ada", "access-1", "refresh-1") if text in repr((caller, grant))]
+
+
+def test_a_person_is_known_after_their_first_visit(world: "World") -> None:
+    """Whoever has signed in is found by id; anybody else must sign in, also with a token of a person that is gone."""
+    service = world.service()
+    user, login = signed_in(service)
+    assert service.person(user.id) == user
+    _, text = service.issue_token(Caller(user=user, login_id=login.id), name="x", lifetime_days=1)
+    world.store.users.clear()
+    with pytest.raises(SignInRequired):
+        service.person(user.id)
+    with pytest.raises(TokenRejected, match="person is unknown"):
+        service.bearer(text, address="a")
