@@ -126,16 +126,20 @@ def test_no_wake_up_is_lost(sessions: SessionRows) -> None:
     written: set[int] = set()
     seen: set[int] = set()
     at_work: list[int] = []
+    refused = threading.Event()
 
     def look() -> None:
         at_work.append(1)
         assert len(at_work) == 1
+        refused.clear()
         seen.update(set(written))
+        refused.wait(0.05)  # somebody is refused after this look, and before the holder leaves
         at_work.pop()
 
-    def come(number: int) -> bool:
+    def come(number: int) -> None:
         written.add(number)
-        return _hold(sessions, f"h{number}", look)
+        if not _hold(sessions, f"h{number}", look):
+            refused.set()
 
     for _ in range(5):
         seen.clear()
