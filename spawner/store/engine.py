@@ -26,6 +26,8 @@ STATEMENT_SECONDS = 15
 POOL_SIZE = 8
 POOL_OVERFLOW = 24
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
+# File systems of several hosts, where WAL's shared memory is not shared. Source: sqlite.org/wal.html, "Disadvantages".
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "gpfs", "fuse.sshfs"})
 
 _WRITES = "slipway_writes"
 
@@ -63,7 +65,14 @@ def _open_sqlite(url: URL) -> Engine:
         )
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise Misconfigured("The SQLite database has no file.", remedy="Set SPAWNER_DATABASE__URL to sqlite:///<file>.")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(url.database).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = file_system(folder.resolve(), _mounts())
+    if kind in _NETWORK:
+        raise Misconfigured(
+            f"The SQLite database lies on a network file system ({kind}), where it breaks.",
+            remedy="Put it on a disk of this machine; for several machines set SPAWNER_DATABASE__URL to a PostgreSQL.",
+        )
     engine = create_engine(
         url.set(drivername="sqlite+pysqlite"),
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -74,6 +83,25 @@ def _open_sqlite(url: URL) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _mounts() -> str:
+    mounts = Path("/proc/self/mounts")
+    return mounts.read_text(encoding="utf-8", errors="replace") if mounts.exists() else ""
+
+
+def file_system(path: Path, mounts: str) -> str:
+    """Return the kind of file system that a resolved path lies on, by `/proc/mounts`' text; empty when unknown."""
+    found, kind = Path("/"), ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:  # noqa: PLR2004 - device, mount point, kind, …; source: fstab(5)
+            continue
+        # Blanks within a mount point are written in octal.
+        point = Path(fields[1].replace("\\040", " ").replace("\\011", "\t"))
+        if path.is_relative_to(point) and point.is_relative_to(found):  # of two mounts at one place the later counts
+            found, kind = point, fields[2]
+    return kind
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:

@@ -22,7 +22,7 @@ from spawner.sessions.model import Phase
 from spawner.sessions.store import Filter
 from spawner.store import tables
 from spawner.store.builds import BuildRows
-from spawner.store.engine import open_engine, reading, writing
+from spawner.store.engine import file_system, open_engine, reading, writing
 from spawner.store.migrations import current_revision, is_current, migrate, newest_revision
 from spawner.store.sessions import SessionRows
 from spawner.store.types import DatabaseTime, clean
@@ -46,6 +46,40 @@ def test_refused(url: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         open_engine(url)
     assert "sqlite:///<file>" in caught.value.remedy
+
+
+MOUNTS = """overlay / overlay rw 0 0
+disk /data ext4 rw 0 0
+host:/x /data/shared nfs4 rw 0 0
+host:/y /with\\040blank cifs rw 0 0
+disk /over ext4 rw 0 0
+host:/z /over nfs rw 0 0
+broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/a/b", "overlay"),
+        ("/data/a", "ext4"),
+        ("/data/shared/a", "nfs4"),
+        ("/data/sharedness", "ext4"),
+        ("/with blank/a", "cifs"),
+        ("/over", "nfs"),
+    ],
+)
+def test_file_system(path: str, expected: str) -> None:
+    """A path lies on the deepest mount above it, and on the last one of a place."""
+    assert file_system(Path(path), MOUNTS) == expected
+
+
+def test_network_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SQLite on a network file system is refused, and PostgreSQL named."""
+    monkeypatch.setattr("spawner.store.engine._mounts", lambda: "host:/x / nfs rw 0 0\n")
+    with pytest.raises(Misconfigured, match="network file system") as caught:
+        open_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    assert "PostgreSQL" in caught.value.remedy
 
 
 def test_sqlite_ways(tmp_path: Path) -> None:
@@ -179,7 +213,7 @@ QUERIES: dict[str, Callable[[SessionRows, BuildRows], object]] = {
     "list of a project": lambda rows, _: rows.list(Filter(project_id=1)),
     "list by path": lambda rows, _: rows.list(Filter(namespace="ada", project="one")),
     "stamp": lambda rows, _: rows.stamp(Filter(user_id=PLAIN.user_id)),
-    "waiting on": lambda rows, _: rows.waiting_on("b"),
+    "interested in": lambda rows, _: rows.interested_in("b", limit=9),
     "heads": lambda rows, _: rows.heads(PLAIN.user_id),
     "events": lambda rows, _: rows.events(PLAIN.name, after=3),
     "events of many": lambda rows, _: rows.events_of({PLAIN.name: 0, SessionName("b"): 1}),
