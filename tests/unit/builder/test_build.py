@@ -281,6 +281,31 @@ def _installed(folder: Path, index: Index) -> dict[str, str]:
     return {entry["name"]: entry["version"] for entry in json.loads(done.stdout)}
 
 
+def test_a_lock_runs_on_every_patch_release(
+    builder: Run, repository: Repository, registry: str, index: Index, tmp_path: Path
+) -> None:
+    """What wants a later patch release than the first is not locked: a session's machine may have an older one."""
+    index.add(wheel("gauge", "3.0", python=f">=3.{sys.version_info.minor}.1"))
+    repository.commit({"requirements.txt": "gauge\n"})
+    assert builder("build") == Exit.DONE
+    environment = _unpacked(registry, str(_report(repository)["reference"]), tmp_path / "out")
+    assert locked_packages(environment.lock)["gauge"][0] == "2.0"
+
+
+def test_a_file_that_is_not_what_its_index_says_ends_the_build(
+    builder: Run, repository: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel fetched by the job is compared with the hash that the resolver was given."""
+    with package_index(password=SECRET) as private:
+        private.add(wheel("hidden", "1.0"))
+        monkeypatch.setenv("UV_DEFAULT_INDEX", private.url)
+        repository.commit({"requirements.txt": "hidden\n"})
+        assert builder("build") == Exit.DONE
+        private.forged = frozenset({"hidden-1.0-py3-none-any.whl"})
+        assert builder("build", "--refresh") == Exit.BUILD_FAILED
+    assert "another file for hidden" in capsys.readouterr().err
+
+
 def test_an_index_with_a_password_leaves_no_trace(
     builder: Run, repository: Repository, registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

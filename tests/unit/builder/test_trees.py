@@ -95,6 +95,15 @@ def test_the_work_tree_is_never_read(repository: Repository) -> None:
         assert tree.read("requirements.txt") == b"six\n"
 
 
+def test_a_replaced_object_is_read_as_it_was(repository: Repository) -> None:
+    """A `refs/replace` of the repository cannot make a commit's key that of another."""
+    first = repository.commit({"requirements.txt": "six\n"})
+    second = repository.commit({"requirements.txt": "attrs\n"})
+    repository.git("replace", first, second)
+    with repository.tree(first) as tree:
+        assert tree.read("requirements.txt") == b"six\n"
+
+
 @pytest.mark.parametrize("sha", ["", "HEAD", "main", "--help", "A" * 40, "1" * 39, "1" * 41, f"{'1' * 40}\n"])
 def test_only_full_shas_are_taken(sha: str) -> None:
     """Nothing but 40 lower-case hexadecimal characters names a commit."""
