@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
-_TELLERS = 3
+_TELLERS = 8
 
 
 class Background:

@@ -30,7 +30,7 @@ from spawner.testing.gitlab.access import (
     level,
     parse_basic,
 )
-from spawner.testing.gitlab.records import Level, Project
+from spawner.testing.gitlab.records import Level, Project, Visibility
 from spawner.testing.gitlab.repository import environment, push_environment
 from spawner.testing.gitlab.web import here
 
@@ -108,7 +108,7 @@ def admit(project: Project | None, actor: Actor, *, writing: bool) -> Project:
         HTTPException: 401 when signing in may help, 404 for what may not be seen, 403 for what may not be done.
     """
     instance = here()
-    if project is None or not can_see(instance, project, actor.user):
+    if project is None or not can_see(instance, project, actor.user) or _is_closed_to_job(actor, project):
         if actor.kind is Kind.ANONYMOUS:
             _deny()
         flask.abort(_words(_MISSING, 404))
@@ -151,6 +151,13 @@ def actor_of_request() -> Actor:
 def authorization() -> str:
     """Return the first Authorization header: git-lfs sends two where one is configured and one came from a batch."""
     return flask.request.headers.get("Authorization", "").split(",", 1)[0]
+
+
+def _is_closed_to_job(actor: Actor, project: Project) -> bool:
+    """Tell whether a job's token is held back: of private projects it opens its own only."""
+    if actor.job is None or actor.job.project_id == project.id:
+        return False
+    return project.visibility is Visibility.PRIVATE
 
 
 def _admit(path: str, *, writing: bool) -> tuple[Project, Actor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import flask
 
 from spawner.testing.gitlab import githttp
-from spawner.testing.gitlab.access import Actor, Kind, find_project, level, parse_basic
+from spawner.testing.gitlab.access import Actor, find_project, level, signed_token
 from spawner.testing.gitlab.instance import now
 from spawner.testing.gitlab.records import LargeObject, Level, Lock, Project, User
 from spawner.testing.gitlab.rest.shapes import moment
@@ -131,33 +130,15 @@ def unlock(path: str, lock: int) -> flask.Response:
 
 
 def _admit(path: str, *, writing: bool) -> tuple[Project, Actor]:
-    actor = _lfs_actor(githttp.authorization()) or githttp.actor_of_request()
+    actor = githttp.actor_of_request()
     return githttp.admit(find_project(here(), path), actor, writing=writing), actor
 
 
 def _authorization(actor: Actor, operation: str) -> str:
-    """Return the Basic header that a batch answer carries: a token good for LFS only, for some hours."""
+    """Return the Basic header that a batch answer carries: a token for this person's Git and LFS, for some hours."""
     user = _user(actor)
-    ends = int(time.time()) + _TOKEN_LIFE_SECONDS
-    kind = "write" if operation == "upload" else "read"
-    claim = f"{user.id}.{kind}.{ends}"
-    mark = hmac.new(here().secret, f"lfs:{claim}".encode(), hashlib.sha256).hexdigest()
-    pair = f"{user.username}:lfs.{claim}.{mark}"
-    return "Basic " + base64.b64encode(pair.encode()).decode()
-
-
-def _lfs_actor(header: str) -> Actor | None:
-    basic = parse_basic(header)
-    parts = basic[1].split(".") if basic else []
-    if len(parts) != 5 or parts[0] != "lfs":  # noqa: PLR2004 - as `_authorization` writes it
-        return None
-    claim = ".".join(parts[1:4])
-    mark = hmac.new(here().secret, f"lfs:{claim}".encode(), hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(mark, parts[4]) or int(parts[3]) < time.time():
-        return None
-    user = here().store.get(User, int(parts[1]))
-    scopes = {"read_repository"} | ({"write_repository"} if parts[2] == "write" else set())
-    return Actor(kind=Kind.PASSWORD, user=user, scopes=frozenset(scopes)) if user else None
+    secret = signed_token(here(), user, writing=operation == "upload", life_seconds=_TOKEN_LIFE_SECONDS)
+    return "Basic " + base64.b64encode(f"{user.username}:{secret}".encode()).decode()
 
 
 def _actions(project: Project, operation: str, row: dict[str, Any], header: dict[str, str]) -> dict[str, Any]:

@@ -142,8 +142,17 @@ class StandIn(Forge):
 
 def _launched(data: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "spawner.testing.gitlab", *arguments]
+    root = str(Path(__file__).parents[3])
+    paths = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     with (data / "stand-in.log").open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
 
 
 def _answering(data: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def identify() -> Actor:
     token = presented_token()
     if token is None:
         return ANONYMOUS
-    if faults.strikes(here(), faults.Kind.TOKEN_EXPIRED):
+    if faults.strikes(here(), faults.Kind.TOKEN_EXPIRED, _named_project()):
         _refuse(Refusal.EXPIRED)
     found = actor_for_token(here(), token)
     if isinstance(found, Refusal):

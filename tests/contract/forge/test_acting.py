@@ -252,6 +252,29 @@ def test_newer_push_cancels_what_may_be_interrupted(cast: Cast, interruptible: s
         pipeline.cancel()
 
 
+def test_job_time_limit(cast: Cast) -> None:
+    """A job that takes longer than its `timeout` fails and says so."""
+    project = _project(cast, "limit")
+    configuration = "image_build: {script: [sleep 60], timeout: 2 seconds}\n"
+    sha = cast.forge.commit(project, {".gitlab-ci.yml": configuration}, "Too slow.")
+    ended = cast.forge.wait_for_job(project, sha, "image_build")
+    assert (ended["status"], ended["failure_reason"]) == ("failed", "job_execution_timeout")
+
+
+def test_included_project(cast: Cast) -> None:
+    """A configuration includes a private project that its author may read; who may not read it gets an error."""
+    template = _project(cast, "template")
+    included = {"build.yml": "image_build: {script: [echo from the template]}\n"}
+    cast.forge.commit(template, included, "Template.")
+    configuration = {".gitlab-ci.yml": f"include: {{project: {template.path}, ref: main, file: /build.yml}}\n"}
+    mine = _project(cast, "including")
+    sha = cast.forge.commit(mine, configuration, "Include.")
+    assert cast.forge.wait_for_job(mine, sha, "image_build")["status"] == "success"
+    theirs = cast.forge.add_project(f"{cast.stranger.username}/{mine.path.split('/')[1]}", owner=cast.stranger)
+    sha = cast.forge.commit(theirs, configuration, "Include.")
+    assert cast.forge.wait_for_pipeline(theirs, sha)["status"] == "failed"
+
+
 def test_tag_pipeline(cast: Cast) -> None:
     """A pushed tag is a ref with a pipeline of its own; `rules:changes` holds for it."""
     project = _project(cast, "tagged")

@@ -120,6 +120,14 @@ def test_fetch_by_sha_and_without_blobs(cast: Cast, tmp_path: Path) -> None:
     assert _git(alone, None, "rev-parse", "FETCH_HEAD").stdout.strip() == cast.first
 
 
+def test_large_push(cast: Cast) -> None:
+    """A push above Git's post buffer arrives in chunks and whole."""
+    made = cast.forge.add_project(cast.path("heavy"), owner=cast.owner)
+    content = os.urandom(3 << 20)
+    sha = cast.forge.commit(made, {"random.bin": content}, "Heavy.")
+    assert cast.client().projects.get(made.id).files.raw("random.bin", ref=sha) == content
+
+
 def test_protected_branch(cast: Cast) -> None:
     """A developer may not push to the default branch, and nobody rewrites it; another branch is free."""
     made = cast.forge.add_project(cast.path("guarded"), owner=cast.owner)

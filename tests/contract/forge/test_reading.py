@@ -352,3 +352,9 @@ def test_every_answer_tells_the_rate(cast: Cast) -> None:
     names = {"RateLimit-Limit", "RateLimit-Name", "RateLimit-Observed", "RateLimit-Remaining", "RateLimit-Reset"}
     assert names <= set(_raw(cast, "/user").headers)
     assert names <= set(_raw(cast, "/projects/999999999").headers)
+
+
+def test_unknown_route_is_json(cast: Cast) -> None:
+    """A route that does not exist is 404 in JSON."""
+    answer = _raw(cast, "/no/such/route")
+    assert (answer.status_code, answer.json()) == (404, {"error": "404 Not Found"})

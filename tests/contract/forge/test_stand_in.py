@@ -193,6 +193,17 @@ def test_killed_stand_in_goes_on(tmp_path: Path) -> None:
         assert stand_in.wait_for_job(project, quick, "image_build")["status"] == "success"
 
 
+def test_stuck_job_is_dropped(tmp_path: Path) -> None:
+    """A job that no runner takes is dropped as stuck after the time that was set."""
+    options = ["--stuck-after", "1"]
+    with StandIn.start(data=tmp_path / "data", runner=False, options=options) as stand_in:
+        ada = stand_in.add_user("ada")
+        project = stand_in.add_project("ada/demo", owner=ada)
+        sha = stand_in.commit(project, QUICK)
+        dropped = stand_in.wait_for_job(project, sha, "image_build")
+        assert (dropped["status"], dropped["failure_reason"]) == ("failed", "stuck_or_timeout_failure")
+
+
 def test_push_survives_a_kill(tmp_path: Path) -> None:
     """A push whose pipeline was still to come when the stand-in was killed gets it afterwards, once."""
     with StandIn.start(data=tmp_path / "data") as stand_in:

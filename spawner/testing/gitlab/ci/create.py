@@ -7,9 +7,14 @@ Must not know: how YAML is read (`expand`), how jobs run.
 
 from __future__ import annotations
 
+import base64
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spawner.testing.gitlab.access import signed_token
 from spawner.testing.gitlab.ci import lifecycle, variables
 from spawner.testing.gitlab.expand import Expansion, InstallError, JobSpec, Origin, expand
 from spawner.testing.gitlab.expand.program import RefusedError
@@ -19,12 +24,13 @@ from spawner.testing.gitlab.records import Job, Pipeline, Project, Push, Status,
 from spawner.testing.gitlab.repository import ZERO_SHA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from spawner.testing.gitlab.instance import Instance
 
 _SKIP_WORDS = ("[skip ci]", "[ci skip]", "[skip-ci]", "[ci-skip]")
 _DEFAULT_TIMEOUT_SECONDS = 3600
+_INCLUDE_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,19 +104,30 @@ def _create(instance: Instance, order: Order, *, keep_failed: bool) -> Pipeline:
 
 def _expanded(instance: Instance, order: Order, blank: Pipeline, content: bytes) -> Expansion:
     known = variables.of_pipeline(instance, order.project, blank, order.user) | dict(order.given)
-    origin = Origin(url=f"{instance.url}/{order.project.path}.git")
     since = order.before_sha if order.source == "push" and not order.is_tag else None
     try:
-        return expand(
-            yaml_bytes=content,
-            repository=instance.repository(order.project).path,
-            sha=order.sha,
-            variables=known,
-            changes_since=since,
-            origin=origin,
-        )
+        with _credentials(instance, order.user) as git_config:
+            return expand(
+                yaml_bytes=content,
+                repository=instance.repository(order.project).path,
+                sha=order.sha,
+                variables=known,
+                changes_since=since,
+                origin=Origin(url=f"{instance.url}/{order.project.path}.git", git_config=git_config),
+            )
     except (InstallError, RefusedError) as exc:
         return Expansion(errors=(str(exc),))
+
+
+@contextmanager
+def _credentials(instance: Instance, user: User) -> Iterator[Path]:
+    """Lend the rights of a pipeline's user to what it includes, in a file that is gone afterwards."""
+    secret = signed_token(instance, user, writing=False, life_seconds=_INCLUDE_SECONDS)
+    pair = base64.b64encode(f"{user.username}:{secret}".encode()).decode()
+    with tempfile.NamedTemporaryFile("w", prefix="include-", suffix=".gitconfig") as file:
+        file.write(f'[http "{instance.url}/"]\n\textraHeader = Authorization: Basic {pair}\n')
+        file.flush()
+        yield Path(file.name)
 
 
 def _kept(instance: Instance, order: Order, blank: Pipeline, expansion: Expansion) -> Pipeline:

@@ -17,6 +17,7 @@ import flask
 
 from spawner.testing.gitlab import web
 from spawner.testing.gitlab.expand import duration_seconds
+from spawner.testing.gitlab.expand.model import ConfigurationError
 from spawner.testing.gitlab.instance import now
 from spawner.testing.gitlab.records import Artifact, Job
 
@@ -74,7 +75,10 @@ def send_artifact(instance: Instance, job: Job, inner: str | None = None) -> fla
 def _expiry(text: str | None) -> datetime | None:
     if not text or text == "never":
         return None
-    return now() + timedelta(seconds=duration_seconds(text))
+    try:
+        return now() + timedelta(seconds=duration_seconds(text))
+    except ConfigurationError as exc:
+        raise web.APIError(400, {"message": str(exc)}) from exc
 
 
 def _dotenv(content: bytes) -> tuple[tuple[str, str], ...]:
