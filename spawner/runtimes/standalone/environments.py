@@ -23,7 +23,7 @@ from spawner.errors import LaunchRefused, RuntimeUnavailable, foreign
 from spawner.runtimes.standalone import locks
 from spawner.runtimes.standalone.interpreters import Interpreters
 
-INSTALL_SECONDS = 1800.0
+INSTALL_SECONDS = 270.0  # less than a task may take; what was downloaded by then is kept for the next try
 _RECORD = "slipway-environment.json"
 _HEADER = b'#!/bin/sh\n\'\'\'exec\' "$(dirname -- "$(realpath -- "$0")")"/\'python'
 _OLDER_THAN_SECONDS = 3600.0  # a draft that nobody locks and that is this old was left by a crash

@@ -65,6 +65,15 @@ class Interpreters:
             program = Path(folder) / f"python{minor}"
             if folder and program.is_file():
                 yield program.resolve()
+        command = [str(self.uv), "python", "find", "--no-project", "--no-python-downloads", "--quiet", minor]
+        try:
+            done = subprocess.run(
+                command, env=dict(self.variables), capture_output=True, text=True, timeout=_ASK_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return
+        if done.returncode == 0:
+            yield Path(done.stdout.strip()).resolve()
 
     def _copied(self, minor: str) -> Interpreter | None:
         """Copy a Python that only the spawner's own user may reach to where everyone may."""

@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +69,10 @@ class StandaloneRuntime:
 
     def start(self, workload: Workload) -> Iterator[Progress]:
         """Submit the workload step by step; adopts its own existing process."""
+        with _mapped(workload):
+            yield from self._start_or_adopt(workload)
+
+    def _start_or_adopt(self, workload: Workload) -> Iterator[Progress]:
         record = self._record_of(workload)
         lock = locks.take(record.folder / "lock")
         if lock is None or record.process is not None:
@@ -296,6 +301,18 @@ class StandaloneRuntime:
     def release(self, user_id: UserId) -> None:
         """Say that this person has no session left."""
         self.people.release(user_id)
+
+
+@contextmanager
+def _mapped(workload: Workload) -> Iterator[None]:
+    """Say in words what this machine could not do: a full disk, no more processes, a folder that cannot be written."""
+    try:
+        yield
+    except OSError as exc:
+        raise RuntimeUnavailable(
+            f"This machine could not start {workload.name}: {exc.strerror or type(exc).__name__}.",
+            remedy="Look at its free disk space, memory and processes.",
+        ) from exc
 
 
 def _folder_name(project: str) -> str:

@@ -116,8 +116,12 @@ def make_standalone(shared_root: Path) -> Callable[..., StandaloneRuntime]:
     def make(name: str = "data", **options: object) -> StandaloneRuntime:
         registry: Registry = _NoRegistry()  # type: ignore[assignment] # nothing may ask it
         cache = os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv"))
-        values: dict[str, object] = {"variables": {**os.environ, "UV_CACHE_DIR": cache}, **options}
-        return create(root=shared_root / name, instance="tests", registry=registry, **values)  # type: ignore[arg-type] # create's own
+        values: dict[str, object] = {
+            "registry": registry,
+            "variables": {**os.environ, "UV_CACHE_DIR": cache},
+            **options,
+        }
+        return create(root=shared_root / name, instance="tests", **values)  # type: ignore[arg-type] # create's own
 
     return make
 
