@@ -5,14 +5,16 @@ Promises: parse, one service method, render; codes, messages and shapes as `refe
 Must not know: how anything is decided or stored.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, make_response, request
+from flask import Blueprint, Response, current_app, jsonify, make_response, request
 
 from spawner.api.bodies import OpenedBody, ServerBody, ServersBody
-from spawner.api.openapi import Operation, operation
+from spawner.api.kept import KeptAnswers
+from spawner.api.openapi import JSON, Operation, operation
 from spawner.api.rendering import Around, iso, server_body
 from spawner.api.requests import launch_command
 from spawner.api.schemas import (
@@ -35,6 +37,7 @@ from spawner.users.model import Caller
 CONTRACT_VERSION = "1.31.0"  # of the service whose contract this is
 PAGE_LIMIT = 100
 DEFAULT_PAGE = 20
+_EXTENSION = "slipway.lists"
 
 
 # ---------------------------------------------------------------- launch, list, look
@@ -76,10 +79,23 @@ def index() -> Response:
     if etag in request.if_none_match:
         response = Response(status=304)
     else:
-        response = jsonify({"servers": _bodies(caller, wanted, query)})
+        response = Response(_listed(caller, wanted, query, etag), mimetype=JSON)
     response.set_etag(etag)
     response.headers["Cache-Control"] = "private, no-cache"
     return response
+
+
+def _listed(caller: Caller, wanted: Filter, query: ListQuery, etag: str) -> bytes:
+    """Return the list's bytes, kept until the stamp changes, unless they show a build: the stamp covers none."""
+    kept: KeptAnswers = current_app.extensions[_EXTENSION]
+    stamp = f"{etag} {query.model_dump_json()}"
+    found = kept.find(caller.user.id, stamp)
+    if found is None:
+        bodies = _bodies(caller, wanted, query)
+        found = current_app.json.dumps({"servers": bodies}, separators=(",", ":")).encode()
+        if all(body["slipway"]["build"] is None for body in bodies.values()):
+            kept.keep(caller.user.id, stamp, found)
+    return found
 
 
 def _bodies(caller: Caller, wanted: Filter, query: ListQuery) -> Mapping[str, ServerBody]:
@@ -89,8 +105,7 @@ def _bodies(caller: Caller, wanted: Filter, query: ListQuery) -> Mapping[str, Se
         limit = query.per_page or DEFAULT_PAGE
         offset = ((query.page or 1) - 1) * limit
     found = services().sessions.list(caller, wanted, offset=offset, limit=limit)
-    classes = services().sessions.resource_classes()
-    return {session.name: server_body(session, around(session, classes=classes)) for session in found}
+    return {session.name: server_body(session, _around_listed(session)) for session in found}
 
 
 @operation(Operation(summary="One session", answers={200: ServerBody}, errors=(404,)))
@@ -242,27 +257,37 @@ def version() -> Response:
 # ---------------------------------------------------------------- rendering
 
 
-def around(session: Session, *, classes: Sequence[Any]) -> Around:
+def _around(session: Session) -> Around:
     """Read what a server object says beside the session."""
-    forges = options().forges
-    forge = next((each for each in forges if each.name == session.forge), forges[0])
     sessions = services().sessions
-    return Around(
-        public_url=options().public_url,
-        forge_url=forge.web_url,
-        classes=classes,
-        build=sessions.build_of(session) if session.build_id else None,
+    return replace(
+        _place(session),
+        build=sessions.build_of(session),
         usage=sessions.usage(session) if session.phase is Phase.RUNNING else None,
     )
 
 
+def _around_listed(session: Session) -> Around:
+    """Read the same for one of many: the build only while it is waited for, so that a list costs one query."""
+    is_waiting = session.phase is Phase.WAITING
+    return replace(_place(session), build=services().sessions.build_of(session) if is_waiting else None)
+
+
+def _place(session: Session) -> Around:
+    forges = options().forges
+    forge = next((each for each in forges if each.name == session.forge), forges[0])
+    return Around(
+        public_url=options().public_url, forge_url=forge.web_url, classes=services().sessions.resource_classes()
+    )
+
+
 def _server(session: Session, *, status: int = 200) -> Response:
-    body = server_body(session, around(session, classes=services().sessions.resource_classes()))
-    return make_response(jsonify(body), status)
+    return make_response(jsonify(server_body(session, _around(session))), status)
 
 
 def register(blueprint: Blueprint) -> None:
     """Give a blueprint the routes of this module."""
+    blueprint.record_once(lambda state: state.app.extensions.setdefault(_EXTENSION, KeptAnswers()))
     blueprint.get("/version")(version)
     blueprint.get("/servers", endpoint="list_servers")(index)
     blueprint.post("/servers", endpoint="launch_server")(launch)
