@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from enum import IntEnum
 from pathlib import Path
@@ -345,8 +346,13 @@ def _key_document(found: Key) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with a code from the table."""
+    """Run the command and exit with a code from the table; a cancelled job ends what its build started."""
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(run(arguments))
+
+
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

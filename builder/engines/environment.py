@@ -82,6 +82,10 @@ def resolve(stage: Path, plan: Plan, interpreter: Interpreter, *, output: Path) 
     BuildFailedError with the last lines of what failed; UnavailableError if the package index cannot be reached.
     """
     own = stage / OWN_FOLDER
+    if own.is_symlink() or own.is_file():
+        own.unlink()
+    elif own.is_dir():  # a commit's folder of that name is not the plan's
+        shutil.rmtree(own)
     own.mkdir()
     for path, text in plan.written.items():
         target = stage / path

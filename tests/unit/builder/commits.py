@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import pytest
 
 from builder.entries import Entry, EntryType
 from builder.key import Key, environment_key
@@ -109,3 +112,12 @@ class Repository:
             path.symlink_to(content.decode().removeprefix(LINK))
         else:
             path.write_bytes(content.removeprefix(EXECUTABLE.encode()))
+
+
+def await_true(is_there: Callable[[], bool], what: str) -> None:
+    """Look until something is so; the test fails after 20 s."""
+    deadline = time.monotonic() + 20
+    while not is_there():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come within 20 s")
+        time.sleep(0.02)

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.builder.commits import Repository
+from tests.unit.builder.commits import Repository, await_true
 from tests.unit.builder.tokens import ISSUER, SERVICE, TokenService, token_service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -86,7 +85,7 @@ def _registry(folder: Path, more: str) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, "serve", str(settings)], stdout=log, stderr=log)
         try:
-            _await(lambda: _answers(f"http://127.0.0.1:{port}/v2/"), "the registry")
+            await_true(lambda: _answers(f"http://127.0.0.1:{port}/v2/"), "the registry")
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
@@ -102,11 +101,3 @@ def _answers(url: str) -> bool:
         return True  # it wants a token: it answers
     except OSError:
         return False
-
-
-def _await(is_there: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not is_there():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not answer within 10 s")
-        time.sleep(0.02)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,11 +22,10 @@ from builder.environment import Environment, locked_packages, pack, read_folder,
 from builder.oci import Manifest, RegistryClient
 from builder.tags import Label, environment_tag
 from builder.transport import Transport
+from tests.unit.builder.commits import await_true
 from tests.unit.builder.index import Index, package_index, source, source_files, wheel
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.unit.builder.commits import Repository
     from tests.unit.builder.conftest import Guarded
 
@@ -279,6 +279,36 @@ def _installed(folder: Path, index: Index) -> dict[str, str]:
     listed = [uv_program(), "pip", "list", *quiet, "--python", str(place), "--format", "json"]
     done = subprocess.run(listed, check=True, timeout=60, capture_output=True, text=True)
     return {entry["name"]: entry["version"] for entry in json.loads(done.stdout)}
+
+
+def test_a_cancelled_build_leaves_no_process(repository: Repository, registry: str, tmp_path: Path) -> None:
+    """SIGTERM ends the command with 143, and with it the build that a stranger's package was in."""
+    pid_file = tmp_path / "pid"
+    files = source_files("slow", "1.0")
+    files["backend.py"] += (
+        "import os, time\ndef build_wheel(*_, **__):\n"
+        f"    open({str(pid_file)!r}, 'w').write(f'{{os.getpid()}}\\n')\n    time.sleep(300)\n"
+    )
+    repository.commit({"requirements.txt": "./slow\n", **{f"slow/{path}": text for path, text in files.items()}})
+    with package_index() as found:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("CI", "UV_", "PIP_"))}
+        environment = kept | {"UV_DEFAULT_INDEX": found.url, "UV_CACHE_DIR": str(tmp_path / "uv")}
+        command = [sys.executable, "-m", "builder.cli", "build", "--registry-image", f"{registry}/cancelled/x"]
+        root = str(Path(__file__).parents[3])
+        with subprocess.Popen(command, cwd=repository.path, env=environment | {"PYTHONPATH": root}) as process:
+            await_true(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), "the build")
+            building = int(pid_file.read_text())
+            process.terminate()
+            assert process.wait(timeout=20) == 143
+        await_true(lambda: not _is_running(building), "the build's end")
+
+
+def _is_running(pid: int) -> bool:
+    """Tell whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_lock_runs_on_every_patch_release(
