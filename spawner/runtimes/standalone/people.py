@@ -5,6 +5,7 @@ Promises: a person keeps their id for ever; no two people share one; no account 
 Must not know: sessions, GitLab.
 """
 
+import hashlib
 import json
 import os
 import pwd
@@ -20,8 +21,8 @@ from spawner.errors import Misconfigured, RuntimeUnavailable, SecondPerson
 from spawner.names import UserId
 from spawner.runtimes.standalone import locks
 
-FIRST_ID = 200_000
-LAST_ID = 299_999
+_WIDE = (200_000, 1_000, 1_000)  # first id, ids per data folder, folders: above every account of an ordinary machine
+_NARROW = (20_000, 100, 400)  # the same inside a container whose user namespace has 65,536 ids
 _LOCK_SECONDS = 5.0
 
 
@@ -39,7 +40,7 @@ class People:
         with self._alone():
             ids = self._read("people.json")
             if user_id not in ids:
-                ids[user_id] = _next_id({int(uid) for uid in ids.values()})
+                ids[user_id] = self._next_id({int(uid) for uid in ids.values()})
                 self._write("people.json", ids)
         uid = int(ids[user_id])
         return Person(uid=uid, gid=uid)
@@ -64,6 +65,14 @@ class People:
         with self._alone():
             if self._read("person.json").get("user_id") == user_id:
                 (self.folder / "person.json").unlink(missing_ok=True)
+
+    def _next_id(self, taken: set[int]) -> int:
+        used = taken | {account.pw_uid for account in pwd.getpwall()}
+        uid_map = Path("/proc/self/uid_map").read_text(encoding="ascii")
+        for uid in id_range(self.folder, uid_map):
+            if uid not in used:
+                return uid
+        raise Misconfigured("No user id is left for another person.", remedy="Use another folder for sessions.")
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -90,9 +99,13 @@ class People:
             os.close(held)
 
 
-def _next_id(taken: set[int]) -> int:
-    used = taken | {account.pw_uid for account in pwd.getpwall()}
-    for uid in range(max(taken, default=FIRST_ID - 1) + 1, LAST_ID + 1):
-        if uid not in used:
-            return uid
-    raise Misconfigured("No user id is left for another person.", remedy="Remove the folders of people who are gone.")
+def id_range(folder: Path, uid_map: str) -> range:
+    """Return the ids of one data folder: another folder of the machine has others (by hash, so almost certainly).
+
+    `uid_map` is the text of /proc/self/uid_map, see user_namespaces(7).
+    """
+    spans = [[int(word) for word in line.split()] for line in uid_map.splitlines()]
+    most = max((inside + length for inside, _, length in spans), default=0)
+    first, each, folders = _WIDE if most >= _WIDE[0] + _WIDE[1] * _WIDE[2] else _NARROW
+    place = int.from_bytes(hashlib.sha256(str(folder).encode()).digest()[:8], "big") % folders
+    return range(first + place * each, first + (place + 1) * each)

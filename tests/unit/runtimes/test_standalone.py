@@ -16,7 +16,7 @@ from spawner.ports import Address, Checkout, ImageKind, RefKind, Registry, Workl
 from spawner.runtimes import default_environment, factory, names
 from spawner.runtimes.standalone import StandaloneRoutes, create, images
 from spawner.runtimes.standalone.launching import checkout_plan, inherited, run_folder
-from spawner.runtimes.standalone.people import FIRST_ID, People
+from spawner.runtimes.standalone.people import People, id_range
 from spawner.runtimes.standalone.records import Records, is_name
 
 
@@ -38,8 +38,20 @@ def test_each_person_gets_one_id(tmp_path: Path) -> None:
     assert first[:4] * 4 == first
     assert len({person.uid for person in first if person is not None}) == 4
     assert people.person(UserId("0")) in first
-    assert min(person.uid for person in first if person is not None) == FIRST_ID
     assert stat.S_IMODE((tmp_path / "people.json").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "first", "last"),
+    [("0 0 4294967295\n", 200_000, 1_199_999), ("0 1000 1\n1 100000 65535\n", 20_000, 59_999)],
+    ids=["a machine", "a container with few ids"],
+)
+def test_ids_are_apart_from_accounts_and_from_other_folders(uid_map: str, first: int, last: int) -> None:
+    """Ids lie where no account is and where the kernel knows them; two data folders have different ones."""
+    one, other = id_range(Path("/data/one"), uid_map), id_range(Path("/data/other"), uid_map)
+
+    assert first <= one.start < one.stop - 1 <= last
+    assert set(one).isdisjoint(other)
 
 
 def test_nobody_has_an_id_where_people_are_not_separated(tmp_path: Path) -> None:
