@@ -125,7 +125,8 @@ def _services(
         gitlab_url=settings.gitlab.url, hosts=hosts, timeout_seconds=settings.registry.timeout_seconds
     )
     forge, users = _people(settings, engine=engine, clock=clock, keys=keys, hosts=hosts)
-    waiters = SessionWaiters(sessions=sessions, users=users, dispatcher=dispatcher)
+    started = _runtimes(settings, registry)
+    waiters = SessionWaiters(sessions=sessions, users=users, runtimes=started, dispatcher=dispatcher)
     images = ImageService(
         forge=forge,
         registry=registry,
@@ -136,7 +137,6 @@ def _services(
         settings=_image_settings(settings),
     )
     own = _session_settings(settings)
-    started = _runtimes(settings, registry)
     reconciler = Reconciler(
         sessions=sessions,
         images=images,

@@ -89,6 +89,7 @@ class Build:
     trouble: str = ""  # why the last look failed; empty when it did not
     is_over: bool = False
     finished_at: datetime | None = None  # when this process first saw the job's end
+    found: Found | None = None  # the commit's own image, seen after its job succeeded
     version: int = 0
 
 
@@ -147,6 +148,7 @@ class Waiting:
     reason: str
     due_at: datetime
     can_build_now: bool = False
+    is_trouble: bool = False  # something could not be asked: not a build is awaited, but an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

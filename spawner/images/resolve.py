@@ -117,7 +117,7 @@ def _rung(facts: Facts) -> Ready | None:
 def _troubled(facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
     patience = (facts.trouble_since or now) + timedelta(seconds=policy.registry_budget_seconds)
     if now < patience and not policy.is_start_now:
-        return Waiting(reason=facts.trouble, due_at=_soon(now, patience))
+        return Waiting(reason=facts.trouble, due_at=_soon(now, patience), is_trouble=True)
     return Fallback(code="registry_unavailable", reason=facts.trouble)
 
 

@@ -42,6 +42,7 @@ from spawner.ports import (
 _log = structlog.get_logger()
 
 POLL_SECONDS = (2.0, 5.0, 10.0, 20.0)  # after the 1st, 2nd … look without a change; gitlab.md §3.5
+LAG_LOOK_SECONDS = 1.0  # while an image may be on its way from a job that has just succeeded
 LISTEN_SECONDS = 20.0  # when nobody waits, but somebody runs on a lesser rung
 POLL_LEASE_SECONDS = 60.0  # longer than the slowest look: every call of it has its own time limit
 ANCESTORS_LIMIT = 100
@@ -49,19 +50,30 @@ OWN_TAG = re.compile(r"(?:[0-9a-f]{7}|[0-9a-f]{8}|[0-9a-f]{40})(?:-environment)?
 BUILTIN = "builtin/"  # an image that the runtime carries itself
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiter:
+    """One session that is interested in a build. `is_waiting`: it is held up, and does not merely listen."""
+
+    session: SessionName
+    credential: Credential
+    project: Project
+    accepts: frozenset[ImageKind]
+    is_waiting: bool
+
+
 class Waiters(Protocol):
     """The sessions interested in a build, as the poller sees them."""
 
-    def credentials(self, build: str) -> Iterator[tuple[SessionName, Credential]]:
-        """Yield the waiters' credentials, those who wait before those who only listen."""
-        ...
-
-    def has_waiting(self, build: str) -> bool:
-        """Say whether anybody is held up by the build."""
+    def of(self, build: str) -> Iterator[Waiter]:
+        """Yield those whose credential can be had, who wait before those who only listen."""
         ...
 
     def wake(self, build: str) -> None:
         """Have every interested session look again."""
+        ...
+
+    def tell(self, build: str) -> None:
+        """Have the viewers of every interested session look again."""
         ...
 
 
@@ -112,19 +124,24 @@ class ImageService:
 
     # ------------------------------------------------------------ facts
 
-    def facts(self, subject: Subject, credential: Credential) -> Facts:
-        """Look at every rung above waiting; raises nothing for a rung that cannot be asked: that is a fact too."""
-        requested = self._foreign_reference(subject)
-        facts = Facts(
+    def known(self, subject: Subject) -> Facts:
+        """Return what the build's row tells, asking nobody: as cheap for a thousand waiters as for one."""
+        build = self._builds.get(build_id(subject.forge, subject.project.id, subject.sha))
+        return Facts(
             accepts=subject.accepts,
             asked_at=subject.asked_at,
             may_build=subject.may_build,
-            requested_reference=requested,
-            build=self._builds.get(build_id(subject.forge, subject.project.id, subject.sha)),
+            requested_reference=self._foreign_reference(subject),
+            build=build,
+            exact=build.found if build is not None else None,
         )
+
+    def facts(self, subject: Subject, credential: Credential) -> Facts:
+        """Look at every rung above waiting; raises nothing for a rung that cannot be asked: that is a fact too."""
+        facts = self.known(subject)
         try:
-            if requested is not None:
-                facts = replace(facts, requested=self._requested(requested, credential))
+            if facts.requested_reference is not None:
+                facts = replace(facts, requested=self._requested(facts.requested_reference, credential))
             else:
                 facts = self._own_rungs(facts, subject, credential)
         except TemporaryError as error:
@@ -150,7 +167,7 @@ class ImageService:
 
     def _own_rungs(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="facts") as pool:
-            exact = pool.submit(self._exact, subject, credential)
+            exact = pool.submit(self._exact, subject.project, subject.sha, subject.accepts, credential)
             keys: Future[Sequence[EnvironmentKey]] = pool.submit(
                 self._forge.environment_keys, credential, subject.project, subject.sha
             )
@@ -161,15 +178,17 @@ class ImageService:
             usable = [key for key in keys.result() if key.kind in subject.accepts]
         return replace(facts, environment=self._same_environment(subject, usable, credential))
 
-    def _exact(self, subject: Subject, credential: Credential) -> Found | None:
-        name = subject.project.registry_image
+    def _exact(
+        self, project: Project, sha: CommitSha, accepts: frozenset[ImageKind], credential: Credential
+    ) -> Found | None:
+        name = project.registry_image
         if name is None:
             return None
-        for kind in sorted(subject.accepts):
-            for tag in candidate_tags(subject.sha, Kind(kind.value)):
+        for kind in sorted(accepts):
+            for tag in candidate_tags(sha, Kind(kind.value)):
                 image = self._registry.find(f"{name}:{tag}", credential)
-                if image is not None and _is_of_commit(image, subject.sha):
-                    return self._found(image, kind, tag, note=_short_tag_note(image, tag, subject.sha))
+                if image is not None and _is_of_commit(image, sha):
+                    return self._found(image, kind, tag, note=_short_tag_note(image, tag, sha))
         return None
 
     def _same_environment(
@@ -359,21 +378,22 @@ class ImageService:
 
     def _look(self, build: Build) -> Build:
         now = self._clock.now()
-        for session, credential in self._waiters.credentials(build.id):
+        for waiter in self._waiters.of(build.id):
             try:
-                seen = self._ask(build, credential, now)
+                seen = self._ask(build, waiter, now)
             except (SignInRequired, Forbidden, NotFound) as error:
-                _log.warning("waiter_refused", session=session, build=build.id, error=error.message)
+                _log.warning("waiter_refused", session=waiter.session, build=build.id, error=error.message)
                 continue
             except TemporaryError as error:
                 wait = max(error.retry_after_seconds, POLL_SECONDS[0])
                 due_at = now + timedelta(seconds=wait)
                 return replace(build, trouble=error.message, due_at=due_at, looks=build.looks + 1)
-            return self._scheduled(build, seen, now)
+            return self._scheduled(build, seen, now, is_awaited=waiter.is_waiting)
         # Nobody with a working credential is left: the row sleeps until somebody asks or a hook comes.
         return replace(build, due_at=None)
 
-    def _ask(self, build: Build, credential: Credential, now: datetime) -> Build:
+    def _ask(self, build: Build, waiter: Waiter, now: datetime) -> Build:
+        credential = waiter.credential
         job = build.job
         pipelines = build.pipelines
         if job is not None and job.status in MOVING:
@@ -384,6 +404,8 @@ class ImageService:
             job, pipelines = best_job(seen.jobs), seen.pipelines
         after = replace(build, job=job, pipelines=pipelines, checked_at=now, trouble="")
         after = replace(after, finished_at=_finished_at(build, after, now))
+        if after.found is None and job is not None and job.status is JobStatus.SUCCESS:
+            after = replace(after, found=self._exact(waiter.project, build.sha, waiter.accepts, credential))
         return self._copy_log(build, after, credential)
 
     def _copy_log(self, before: Build, after: Build, credential: Credential) -> Build:
@@ -395,19 +417,30 @@ class ImageService:
             size = len(text.encode())
             if size != before.log_bytes:
                 self._builds.replace_log(after.id, text)
-                self._waiters.wake(after.id)
+                self._waiters.tell(after.id)
             return replace(after, log_bytes=size)
         return after
 
-    def _scheduled(self, before: Build, after: Build, now: datetime) -> Build:
+    def _scheduled(self, before: Build, after: Build, now: datetime, *, is_awaited: bool) -> Build:
         looks = 0 if _differs(before, after) else before.looks + 1
-        is_over = after.job is not None and after.job.status not in MOVING and after.job.status is not JobStatus.MANUAL
-        seconds = POLL_SECONDS[min(looks, len(POLL_SECONDS) - 1)]
-        if not self._waiters.has_waiting(after.id):
-            seconds = LISTEN_SECONDS
-        jitter = random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, hides nothing
-        due_at = None if is_over else now + timedelta(seconds=seconds * jitter)
-        return replace(after, looks=looks, is_over=is_over, due_at=due_at)
+        seconds = POLL_SECONDS[min(looks, len(POLL_SECONDS) - 1)] if is_awaited else LISTEN_SECONDS
+        seconds *= random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, hides nothing
+        if self._is_lagging(after, now):
+            seconds = LAG_LOOK_SECONDS
+        elif _is_over(after):
+            return replace(after, looks=looks, is_over=True, due_at=None)
+        return replace(after, looks=looks, is_over=False, due_at=now + timedelta(seconds=seconds))
+
+    def _is_lagging(self, build: Build, now: datetime) -> bool:
+        """Say whether a job has succeeded so lately that its image may still be on its way."""
+        if build.job is None or build.job.status is not JobStatus.SUCCESS or build.found is not None:
+            return False
+        lag = timedelta(seconds=self.settings.policy.push_lag_seconds)
+        return build.finished_at is not None and now < build.finished_at + lag
+
+
+def _is_over(build: Build) -> bool:
+    return build.job is not None and build.job.status not in MOVING and build.job.status is not JobStatus.MANUAL
 
 
 def _differs(before: Build, after: Build) -> bool:
@@ -418,6 +451,7 @@ def _differs(before: Build, after: Build) -> bool:
             build.trouble,
             tuple((pipeline.id, pipeline.status) for pipeline in build.pipelines),
             None if job is None else (job.id, job.status, job.failure_reason, job.started_at),
+            build.found is None,
         )
 
     return face(before) != face(after)

@@ -106,7 +106,9 @@ def _choose_image(session: Session, facts: Facts, now: datetime) -> Step:
 
 
 def _wait(session: Session, waiting: Waiting, facts: Facts, now: datetime) -> Step:
-    after = replace(session, due_at=waiting.due_at, reason=waiting.reason)
+    trouble = waiting.reason if waiting.is_trouble else ""
+    since = (session.trouble_since or now) if trouble else None
+    after = replace(session, due_at=waiting.due_at, reason=waiting.reason, trouble=trouble, trouble_since=since)
     events: list[NewEvent] = []
     if session.phase is not Phase.WAITING:
         after, event = _enter(after, Phase.WAITING, waiting.reason, now)
@@ -114,7 +116,8 @@ def _wait(session: Session, waiting: Waiting, facts: Facts, now: datetime) -> St
     elif session.reason != waiting.reason:
         data = {"status": facts.build_status, "can_build_now": waiting.can_build_now}
         events.append(NewEvent(kind=EventKind.BUILD, message=waiting.reason, data=data))
-    return Step(session=after, events=tuple(events), actions=(Action.WATCH_BUILD,))
+    actions = () if waiting.is_trouble else (Action.WATCH_BUILD,)
+    return Step(session=after, events=tuple(events), actions=actions)
 
 
 def _start(session: Session, image: ChosenImage, now: datetime) -> Step:

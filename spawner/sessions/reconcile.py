@@ -163,13 +163,22 @@ class Reconciler:
             credential = self._users.credential(session.user_id, session=session.name)
             return Facts(decision=self._decide(session, credential))
         except SignInRequired as error:
-            again_at = self._clock.now() + timedelta(seconds=SIGN_IN_AGAIN_SECONDS)
-            return Facts(decision=Waiting(reason=f"{error.message} {error.remedy}".strip(), due_at=again_at))
+            policy = self._images.settings.policy
+            return self._troubled(session, error, SIGN_IN_AGAIN_SECONDS, policy.build_budget_seconds)
         except TemporaryError as error:
-            again_at = self._clock.now() + timedelta(seconds=error.retry_after_seconds)
-            return Facts(decision=Waiting(reason=error.message, due_at=again_at))
+            policy = self._images.settings.policy
+            return self._troubled(session, error, error.retry_after_seconds, policy.queue_budget_seconds)
         except PermanentError as error:
             return Facts(failure=_failure(error))
+
+    def _troubled(self, session: Session, error: SpawnerError, again_seconds: float, budget_seconds: float) -> Facts:
+        """Keep the wait while something cannot be asked; fail in its words when the budget is spent."""
+        now = self._clock.now()
+        if now >= (session.trouble_since or now) + timedelta(seconds=budget_seconds):
+            return Facts(failure=_failure(error))
+        reason = f"{error.message} {error.remedy}".strip()
+        again_at = now + timedelta(seconds=again_seconds)
+        return Facts(decision=Waiting(reason=reason, due_at=again_at, is_trouble=True))
 
     def _decide(self, session: Session, credential: Credential) -> Ready | Waiting | Unavailable:
         now = self._clock.now()
@@ -177,10 +186,12 @@ class Reconciler:
         policy = self.policy(session)
         if session.request.build is BuildPolicy.NOW and session.phase is Phase.NEW:
             self._images.build_now(subject, credential)
-        facts = self._images.facts(subject, credential)
-        if facts.trouble:
-            since = session.trouble_since if session.phase is Phase.WAITING else None
-            facts = replace(facts, trouble_since=since or session.image_asked_at or now)
+        if session.phase is Phase.WAITING and not session.trouble:
+            # While the build is awaited its row tells all; every rung is looked at again before falling.
+            decision = resolve(self._images.known(subject), policy, now)
+            if not isinstance(decision, Fallback):
+                return decision
+        facts = replace(self._images.facts(subject, credential), trouble_since=session.trouble_since)
         decision = resolve(facts, policy, now)
         if not isinstance(decision, Fallback):
             return decision

@@ -99,8 +99,8 @@ class SessionStore(Protocol):
         """Return sessions that are due and not claimed, longest due first."""
         ...
 
-    def waiting_on(self, build_id: str) -> Sequence[SessionName]:
-        """Return the sessions in WAITING for a build, oldest first."""
+    def interested_in(self, build_id: str, *, limit: int | None = None) -> Sequence[Session]:
+        """Return the sessions of a build's commit that wait for it, oldest first, then those that run meanwhile."""
         ...
 
     def events(self, name: SessionName, *, after: int, limit: int = 500) -> Sequence[Event]:

@@ -10,9 +10,20 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from spawner.images.model import Build, BuildPolicy, ChosenImage, FallbackPolicy, ImageSource
+from spawner.images.model import Build, BuildPolicy, ChosenImage, FallbackPolicy, Found, ImageSource
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
-from spawner.ports import BuildJob, Health, ImageKind, JobStatus, Observation, Pipeline, Project, RefKind, Visibility
+from spawner.ports import (
+    BuildJob,
+    Health,
+    ImageKind,
+    JobStatus,
+    Observation,
+    Pipeline,
+    Project,
+    RefKind,
+    RegistryImage,
+    Visibility,
+)
 from spawner.sessions.model import (
     Event,
     EventKind,
@@ -379,6 +390,43 @@ def pipeline_from_json(data: JSON) -> Pipeline:
     )
 
 
+def found_to_json(found: Found | None) -> JSON | None:
+    """Return an image that was found as JSON."""
+    if found is None:
+        return None
+    return {
+        "name": found.image.name,
+        "digest": found.image.digest,
+        "labels": dict(found.image.labels),
+        "created_at": time_to_json(found.image.created_at),
+        "kind": found.kind.value,
+        "tag": found.tag,
+        "note": found.note,
+        "environment_key": found.environment_key,
+        "built_for_commit": found.built_for_commit,
+    }
+
+
+def found_from_json(data: JSON | None) -> Found | None:
+    """Return the image that `found_to_json` wrote."""
+    if data is None:
+        return None
+    commit = data.get("built_for_commit")
+    return Found(
+        image=RegistryImage(
+            name=data["name"],
+            digest=data["digest"],
+            labels=data["labels"],
+            created_at=time_from_json(data.get("created_at")),
+        ),
+        kind=ImageKind(data["kind"]),
+        tag=data["tag"],
+        note=data.get("note", ""),
+        environment_key=data.get("environment_key"),
+        built_for_commit=CommitSha(commit) if commit else None,
+    )
+
+
 def build_to_columns(build: Build) -> JSON:
     """Return every column that `Build` decides; not version or lease."""
     return {
@@ -397,6 +445,7 @@ def build_to_columns(build: Build) -> JSON:
         "trouble": build.trouble,
         "is_over": build.is_over,
         "finished_at": build.finished_at,
+        "found": found_to_json(build.found),
     }
 
 
@@ -418,5 +467,6 @@ def build_from_columns(row: Columns) -> Build:
         trouble=row["trouble"],
         is_over=row["is_over"],
         finished_at=row["finished_at"],
+        found=found_from_json(row["found"]),
         version=row["version"],
     )

@@ -249,15 +249,18 @@ class SessionRows(WorkloadRows):
         with reading(self._engine) as connection:
             return [SessionName(name) for name in connection.execute(statement).scalars()]
 
-    def waiting_on(self, build_id: str) -> Sequence[SessionName]:
-        """Return the sessions in WAITING for a build, oldest first."""
+    def interested_in(self, build_id: str, *, limit: int | None = None) -> Sequence[Session]:
+        """Return the sessions of a build's commit that wait for it, oldest first, then those that run meanwhile."""
+        phases = (Phase.WAITING.value, Phase.STARTING.value, Phase.RUNNING.value)
+        is_waiting = case((_sessions.c.phase == Phase.WAITING.value, 0), else_=1)
         statement = (
-            select(_sessions.c.name)
-            .where(_sessions.c.build_id == build_id, _sessions.c.phase == Phase.WAITING.value)
-            .order_by(_sessions.c.created_at, _sessions.c.name)
+            select(_sessions)
+            .where(_sessions.c.build_id == build_id, _sessions.c.phase.in_(phases))
+            .order_by(is_waiting, _sessions.c.created_at, _sessions.c.name)
+            .limit(limit)
         )
         with reading(self._engine) as connection:
-            return [SessionName(name) for name in connection.execute(statement).scalars()]
+            return [mapping.session_from_columns(dict(row)) for row in connection.execute(statement).mappings()]
 
     # ------------------------------------------------------------ events
 

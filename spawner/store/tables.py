@@ -144,6 +144,7 @@ builds = Table(
     Column("trouble", CleanText, nullable=False),
     Column("is_over", Boolean, nullable=False),
     Column("finished_at", UTCDateTime),
+    Column("found", JSON(none_as_null=True)),
     Column("version", BigInteger, nullable=False),
     Column("claimed_until", UTCDateTime),
     Index(None, "is_over", "due_at"),

@@ -244,13 +244,15 @@ def test_want(sessions: SessionRows, clock: FixedClock) -> None:
     assert [names[1]] == sessions.due(now, limit=9)
 
 
-def test_waiting_on(sessions: SessionRows) -> None:
-    """Waiting on a build are those in WAITING that name it, oldest first."""
+def test_interested_in(sessions: SessionRows) -> None:
+    """Interested in a build are those of its commit that wait, oldest first, then those that run meanwhile."""
     sessions.add(named("young", phase=Phase.WAITING, build_id="b", created_at=at(2)), [])
     sessions.add(named("old", phase=Phase.WAITING, build_id="b", created_at=at(1)), [])
     sessions.add(named("starting", phase=Phase.STARTING, build_id="b"), [])
     sessions.add(named("other", phase=Phase.WAITING, build_id="c"), [])
-    assert sessions.waiting_on("b") == ["old", "young"]
+    sessions.add(named("ended", phase=Phase.GONE, build_id="b"), [])
+    assert [each.name for each in sessions.interested_in("b")] == ["old", "young", "starting"]
+    assert [each.name for each in sessions.interested_in("b", limit=1)] == ["old"]
 
 
 FILTERS: list[tuple[str, Filter, list[str]]] = [

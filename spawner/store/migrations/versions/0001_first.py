@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("trouble", CleanText(), nullable=False),
         sa.Column("is_over", sa.Boolean(), nullable=False),
         sa.Column("finished_at", UTCDateTime(), nullable=True),
+        sa.Column("found", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("claimed_until", UTCDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_builds")),
