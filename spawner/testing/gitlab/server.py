@@ -31,6 +31,7 @@ from spawner.testing.gitlab.records import Runner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+    from types import FrameType
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
@@ -143,6 +144,8 @@ class _Server(BaseApplication):  # type: ignore[misc]
         instance = _opened(self._options, *self._addresses)
         apps = dict(zip(self._ports, (gitlab_app(instance), registry_app(instance)), strict=True))
         Background(instance).start()
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            _wake_first(instance, number)
 
         def by_port(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             return apps[int(environ["SERVER_PORT"])](environ, start_response)
@@ -222,6 +225,18 @@ def _keep(path: Path, text: str) -> None:
     partial.touch(mode=0o600)
     partial.write_text(text)
     partial.rename(path)
+
+
+def _wake_first(instance: Instance, number: signal.Signals) -> None:
+    """Before gunicorn's own handler, let go of the requests that are held, so that the end need not wait for them."""
+    inner = signal.getsignal(number)
+
+    def woken(given: int, frame: FrameType | None) -> None:
+        instance.store.wake()
+        if callable(inner):
+            inner(given, frame)
+
+    signal.signal(number, woken)
 
 
 def _die_with_parent() -> None:
