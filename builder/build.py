@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from builder.engines.environment import Resolved, resolve
 from builder.engines.python import find_python
 from builder.environment import Environment, Packed, locked_packages, pack
-from builder.errors import RefusedError
+from builder.errors import ProjectError, RefusedError, capped
 from builder.oci import INDEX_TYPES, Manifest, RegistryClient
 from builder.recipes import Plan, plan
 from builder.report import Outcome, Report
@@ -106,7 +106,12 @@ def staged_plan(folder: Path, key: Key) -> Plan:
 
     place = folder / key.folder
     names = {found.name for found in place.iterdir()} if place.is_dir() else frozenset()
-    return plan(read, names, folder=key.folder, source=key.source, image=key.image)
+    try:
+        return plan(read, names, folder=key.folder, source=key.source, image=key.image)
+    except (TypeError, AttributeError, KeyError) as error:  # a number where a table belongs, and the like
+        raise ProjectError(
+            f"{key.source} does not have the shape of such a file: {capped(str(error))}."
+        ) from error
 
 
 def retag(target: Target, source: str, tags: tuple[str, ...]) -> Manifest | None:

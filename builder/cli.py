@@ -364,6 +364,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             say(error.tail)
         say(f"builder: {error}")
         return next(code for kind, code in _EXITS.items() if isinstance(error, kind))
+    except OSError as error:
+        say(
+            f"builder: {errors.capped(str(error.strerror or error))}: {errors.capped(str(error.filename or 'a file'))}."
+        )
+        return Exit.FAILED
     except click.exceptions.Abort:
         say("builder: interrupted.")
         return Exit.INTERRUPTED

@@ -26,6 +26,8 @@ from packaging.utils import canonicalize_name
 from builder import requirements
 
 LARGEST_UNDERSTOOD_BYTES = 4 * 1024 * 1024  # larger files count as they are; a guess, far above real lock files
+MOST_TOML_DOTS = 60  # per line; a key of n parts costs Python 3.11's parser n² steps, and a wheel's URL has ten
+MOST_YAML_BRACKETS = 200  # the scanner looks at every open bracket for every token
 LARGEST_YAML_BYTES = 64 * 1024  # the pure Python parser takes 30 ms for this much
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # git-lfs/docs/spec.md
 
@@ -63,6 +65,15 @@ def declared(rule: Rule, content: bytes) -> Declaration | None:
         return None
     local = tuple(_lock_folders(value)) if rule is Rule.UV_LOCK else ()
     return Declaration(fingerprint=hashlib.sha256(encoded).hexdigest(), content=text.encode("utf-8"), local=local)
+
+
+def toml(content: bytes, *, largest_bytes: int = LARGEST_UNDERSTOOD_BYTES) -> dict[str, Any]:
+    """Parse foreign TOML in bounded time. ValueError or RecursionError if it is none, or too much."""
+    if len(content) > largest_bytes:
+        raise ValueError(f"larger than {largest_bytes} bytes")
+    if any(line.count(b".") > MOST_TOML_DOTS for line in content.splitlines()):
+        raise ValueError(f"a line with more than {MOST_TOML_DOTS} dots")
+    return tomllib.loads(content.decode("utf-8-sig"))
 
 
 def canonical_json(value: Any) -> bytes:
@@ -130,15 +141,15 @@ def _requirements(text: str) -> tuple[Any, str]:
 
 
 def _pyproject(text: str) -> tuple[Any, str]:
-    return _toml(pyproject_tables(tomllib.loads(text)))
+    return _toml(pyproject_tables(toml(text.encode())))
 
 
 def _pipfile(text: str) -> tuple[Any, str]:
-    return _toml({key: value for key, value in tomllib.loads(text).items() if key != "scripts"})
+    return _toml({key: value for key, value in toml(text.encode()).items() if key != "scripts"})
 
 
 def _uv_lock(text: str) -> tuple[Any, str]:
-    document = {key: value for key, value in tomllib.loads(text).items() if key != "revision"}
+    document = {key: value for key, value in toml(text.encode()).items() if key != "revision"}
     document["package"] = [_without_own_version(package) for package in document.get("package", [])]
     return _toml(document)
 
@@ -160,7 +171,7 @@ def _lock_folders(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _plain_lock(*hash_names: str) -> Callable[[str], tuple[Any, str]]:
     def read(text: str) -> tuple[Any, str]:
-        document = tomllib.loads(text)
+        document = toml(text.encode())
         metadata = document.get("metadata", {})
         document["metadata"] = {key: value for key, value in metadata.items() if key not in hash_names}
         return _toml(document)
@@ -177,6 +188,8 @@ def _pipfile_lock(text: str) -> tuple[Any, str]:
 def _conda(text: str) -> tuple[Any, str]:
     if len(text) > LARGEST_YAML_BYTES:
         raise ValueError("too large to be read for what it declares")
+    if text.count("[") + text.count("{") > MOST_YAML_BRACKETS:
+        raise ValueError("too many brackets")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
         raise ValueError("aliases are not followed")
     document = {key: value for key, value in yaml.safe_load(text).items() if key != "name"}

@@ -8,7 +8,6 @@ Old recipe versions stay here as data when a new one comes, so that images built
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from builder import requirements
-from builder.declared import Rule
+from builder.declared import Rule, toml
 from builder.entries import LINK_MODE, Entry, EntryType, Kind
 from builder.errors import NoRecipeError
 from builder.requirements import Role
@@ -245,14 +244,22 @@ def _count_project(inputs: Inputs, folder: str) -> None:
     for lock in (Source.UV_LOCK, Source.POETRY_LOCK, Source.PDM_LOCK):
         inputs.add(_within(folder, lock), _RULES[lock])
     setup = _bytes(snapshot, _within(folder, "setup.py"))
+    has_setup_cfg = _bytes(snapshot, _within(folder, "setup.cfg")) is not None
+    real = snapshot.resolved(path)
+    if real is not None and inputs.declaration(real[0], Rule.PYPROJECT) is None:
+        inputs.count_everything(f"{path} is not understood")
+        return
     document = _document(snapshot, path)
-    reason = _why_everything(document, setup, has_setup_cfg=_bytes(snapshot, _within(folder, "setup.cfg")) is not None)
+    try:
+        reason = _why_everything(document, setup, has_setup_cfg=has_setup_cfg)
+        targets = [normal(target, start=folder) for target in _project_folders(document)]
+    except (TypeError, AttributeError):  # a number where a list belongs, and the like
+        reason, targets = f"{path} is not understood", []
     if reason is not None:
         inputs.count_everything(reason)
-    for target in _project_folders(document):
-        resolved = normal(target, start=folder)
-        if resolved:
-            inputs.add(resolved)
+    for target in targets:
+        if target:
+            inputs.add(target)
 
 
 def _why_everything(document: Mapping[str, Any], setup: bytes | None, *, has_setup_cfg: bool) -> str | None:
@@ -319,10 +326,9 @@ def _count_conda_references(inputs: Inputs, path: str) -> None:
     if declaration is None:
         inputs.count_everything(f"{path} is not understood")
         return
-    lines = _pip_lines(declaration.content)
     try:
-        found = requirements.parse("\n".join(lines))
-    except ValueError:
+        found = requirements.parse("\n".join(_pip_lines(declaration.content)))
+    except (ValueError, TypeError, AttributeError):
         inputs.count_everything(f"the pip section of {path} is not understood")
         return
     directory = path.rpartition("/")[0]
@@ -348,7 +354,7 @@ def _document(snapshot: Snapshot, path: str) -> Mapping[str, Any]:
     if content is None:
         return {}
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))
+        return toml(content)
     except (ValueError, RecursionError):
         return {}
 

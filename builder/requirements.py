@@ -19,7 +19,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_COMMENT = re.compile(r"(^|\s+)#.*$")
+LONGEST_LINE_CHARACTERS = 2000  # without hashes; keeps patterns from taking long over a hostile line
+_COMMENT = re.compile(r"(^|\s)#.*$")
 _QUOTED_OR_SPACE = re.compile(r"(\"[^\"]*\"|'[^']*')|\s+")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PATH_LIKE = re.compile(r"^(\.{1,2}(/|$|\[)|[^\s@=<>~!;]*/)|\.(whl|zip|tar\.gz|tgz|tar\.bz2|tar\.xz)(\s|;|#|$)")
@@ -70,6 +71,8 @@ _FILE_OPTIONS = {
 def parse(text: str) -> Declared:
     """Understand a requirements file. ValueError where a line names something in a way that is not understood."""
     lines = tuple(_logical_lines(text))
+    if any(len(line.split(" --", 1)[0]) > LONGEST_LINE_CHARACTERS for line in lines):
+        raise ValueError(f"a line has more than {LONGEST_LINE_CHARACTERS} characters")
     references = tuple(reference for line in lines for reference in _references(line))
     unpinned = tuple(line for line in lines if not line.startswith("-") and "://" not in line and is_open(line))
     return Declared(lines=lines, references=references, unpinned=unpinned)

@@ -6,10 +6,10 @@ produce. It promises to refuse what it does not know, by name, instead of buildi
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from builder.declared import toml
 from builder.entries import Kind
 from builder.errors import ProjectError, capped
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SETTINGS_FILE = "slipway.toml"
+LARGEST_SETTINGS_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ def image_settings(content: bytes | None) -> ImageSettings:
     if content is None:
         return ImageSettings()
     try:
-        document = tomllib.loads(content.decode("utf-8"))
+        document = toml(content, largest_bytes=LARGEST_SETTINGS_BYTES)
     except (ValueError, RecursionError) as error:
         raise ProjectError(f"{SETTINGS_FILE} does not parse: {capped(str(error))}.") from error
     table = document.get("image", {})

@@ -28,6 +28,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from builder.declared import toml
 from builder.engines.wheels import Checkout, Download, Local, Origin, make_wheel
 from builder.environment import render_lock
 from builder.errors import BuildFailedError, UnavailableError
@@ -268,10 +269,13 @@ def _declared_indexes(stage: Path, plan: Plan) -> list[str]:
             found += [option[1] for option in options if option is not None and option[0] in _INDEX_OPTIONS]
     pyproject = stage / "pyproject.toml"
     if pyproject.is_file():
-        table = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("uv", {})
-        found += [str(index["url"]) for index in table.get("index", []) if "url" in index]
-        found += [str(url) for url in table.get("extra-index-url", [])]
-        found += [str(table["index-url"])] if "index-url" in table else []
+        try:
+            table = toml(pyproject.read_bytes()).get("tool", {}).get("uv", {})
+            found += [str(index["url"]) for index in table.get("index", []) if "url" in index]
+            found += [str(url) for url in table.get("extra-index-url", [])]
+            found += [str(table["index-url"])] if "index-url" in table else []
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise BuildFailedError("[tool.uv] in pyproject.toml is not understood.") from error
     return found
 
 
@@ -299,8 +303,11 @@ def uv_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
     if "UV_CACHE_DIR" not in kept:
         cache = Path(kept.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway"
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept["UV_CACHE_DIR"] = str(cache / "uv")
+        try:
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            kept["UV_CACHE_DIR"] = str(cache / "uv")
+        except OSError:  # a home that cannot be written: then without a cache
+            kept["UV_NO_CACHE"] = "1"
     quiet = {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "SOURCE_DATE_EPOCH": _REPRODUCIBLE}
     return kept | quiet
 

@@ -7,10 +7,14 @@ Left out: reading from Git (test_trees), what the engine makes of the inputs (te
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import tomli_w
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +24,8 @@ from builder.key import environment_key, environment_keys
 from tests.unit.builder.commits import EXECUTABLE, LINK, SUBMODULE, Files, Table, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from builder.snapshot import Memory
 
 PROJECT = """\
@@ -285,10 +291,27 @@ HOSTILE: list[tuple[str, Files]] = [
 ]
 
 
+_LONG = 1_000_000
+HOSTILE += [
+    ("a long run of spaces", {"requirements.txt": f"six{' ' * _LONG}x\n"}),
+    ("many brackets", {"requirements.txt": f"./a{'[' * _LONG}\n"}),
+    ("many hash signs", {"requirements.txt": f"https://example.com/{'#' * _LONG}\n"}),
+    ("many quotes", {"requirements.txt": f"six {chr(34) * _LONG}{chr(39) * _LONG}\n"}),
+    ("a key of many parts", {"requirements.txt": "", "pyproject.toml": f"{'a.' * _LONG}a = 1\n"}),
+    ("settings of many parts", {"requirements.txt": "", "slipway.toml": f"[session]\n{'a.' * 20_000}a = 1\n"}),
+    ("many keys of parts", {"requirements.txt": "", "uv.lock": f"{'a.' * 50}a = 1\n" * 20_000, "pyproject.toml": ""}),
+    ("nested flows", {**CONDA_PIP, "environment.yml": f"a: {'[' * 30_000}\n"}),
+    ("a number without end", {**CONDA_PIP, "environment.yml": f"a: {'1' * 60_000}\n"}),
+    ("a large file", {"requirements.txt": "", "pyproject.toml": "# x\n" * 5_000_000}),
+]
+
+
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize("files", [row[1] for row in HOSTILE], ids=[row[0] for row in HOSTILE])
 def test_hostile_files_have_a_key_too(files: Files) -> None:
     """Whatever a commit holds, its key is computed, in bounded time and without an error."""
-    assert len(key_of(files).digest) == 64
+    with contextlib.suppress(ProjectError):  # slipway.toml alone may be refused
+        assert len(key_of(files).digest) == 64
 
 
 def test_kind_platform_and_version_count() -> None:
@@ -351,3 +374,55 @@ def test_a_key_costs_milliseconds_in_a_large_repository() -> None:
         environment_key(lambda path: root if not path else table.tree(path), table.read, memory=memory)
         seconds.append(time.process_time() - began)
     assert min(seconds) < 0.005  # the machine's other work is not ours
+
+
+SHAPED: dict[str, dict[str, Any]] = {
+    "pyproject.toml": {
+        "project": {"name": "a", "dynamic": ["version"], "dependencies": ["six"], "requires-python": ">=3",
+                    "optional-dependencies": {"a": ["b"]}},
+        "dependency-groups": {"dev": ["six"]},
+        "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build", "backend-path": ["."]},
+        "tool": {
+            "uv": {"sources": {"a": {"path": "libs"}}, "workspace": {"members": ["a"]}},
+            "poetry": {"dependencies": {"a": {"path": "libs"}}, "group": {"dev": {"dependencies": {"b": "1"}}},
+                       "dev-dependencies": {"c": {"path": "x"}}, "build": "b.py"},
+            "hatch": {"build": {"hooks": {"vcs": {}}}},
+            "setuptools": {"dynamic": {"version": {"attr": "a"}}, "ext-modules": []},
+        },
+    },
+    "uv.lock": {"version": 1, "package": [{"name": "a", "version": "1", "source": {"directory": "libs"}}]},
+    "poetry.lock": {"package": [{"name": "a", "version": "1"}], "metadata": {"content-hash": "a"}},
+    "Pipfile": {"packages": {"a": "*"}, "scripts": {"a": "b"}},
+    "Pipfile.lock": {"_meta": {"hash": {"sha256": "a"}}, "default": {"a": {"version": "==1"}}},
+    "environment.yml": {"name": "a", "channels": ["c"], "dependencies": ["six", {"pip": ["-r a.txt"]}]},
+    "slipway.toml": {"image": {"kinds": ["container"], "python": "3.12", "paths": ["libs"], "recipe": "python",
+                               "dockerfile": "D", "context": ".", "base": "b", "arguments": {"a": "b"}}},
+}  # fmt: skip
+WRITERS: dict[str, Callable[[Any], str]] = {"environment.yml": yaml.safe_dump, "Pipfile.lock": json.dumps}
+WRONG: list[Any] = [5, "x", [], [5], [{}], {}, {"a": 5}, {"path": 5}, {"a": {"path": []}}]
+
+
+def _broken(document: Any, wrong: Any) -> Iterator[Any]:
+    """Yield the document with each of its values, one at a time, put in another shape."""
+    yield wrong
+    if isinstance(document, dict):
+        for name, value in document.items():
+            yield from ({**document, name: broken} for broken in _broken(value, wrong))
+    if isinstance(document, list):
+        for place, value in enumerate(document):
+            yield from ([*document[:place], broken, *document[place + 1 :]] for broken in _broken(value, wrong))
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_no_shape_of_a_file_breaks_the_key(name: str) -> None:
+    """Numbers where lists belong, lists where tables do: there is a key, or a refusal in words, and never a crash."""
+    write: Callable[[Any], str] = WRITERS.get(name, tomli_w.dumps)
+    around: dict[str, Files] = {"environment.yml": {"slipway.toml": '[image]\nrecipe = "python"\n'}}
+    for wrong in WRONG:
+        for document in _broken(SHAPED[name], wrong):
+            if name not in WRITERS and not isinstance(document, dict):
+                continue
+            base = {"requirements.txt": "-e .\n", "libs/x": "", **around.get(name, {})}
+            for files in ({**base, name: write(document)}, {**LOCKED, **around.get(name, {}), name: write(document)}):
+                with contextlib.suppress(ProjectError):
+                    assert len(key_of(files).digest) == 64
