@@ -99,11 +99,20 @@ def serve_command(*, embedded: bool, host: str | None, port: int | None, process
             remedy="`spawner serve --embedded`, or SPAWNER_TASKS__DISPATCHER=celery and `spawner worker`.",
         )
     log.configure(level=settings.log.level.value, form=settings.log.form.value)
-    checked = wire(settings)  # says what is wrong now, once, instead of in every process
-    if embedded:
-        migrations.migrate(checked.engine)
-    checked.engine.dispose()
+    _check(settings, migrates=embedded)
     Server(settings, processes=processes).run()
+
+
+def _check(settings: Settings, *, migrates: bool) -> None:
+    """Say what is wrong now, once, instead of in every process."""
+    engine = wire(settings).engine
+    try:
+        if migrates:
+            migrations.migrate(engine)
+        if not migrations.is_current(engine):
+            raise Misconfigured("The database is not of this release.", remedy="Run `spawner migrate`.")
+    finally:
+        engine.dispose()
 
 
 def _settings(*, embedded: bool, host: str | None, port: int | None) -> Settings:
@@ -130,8 +139,7 @@ def worker_command(*, processes: int | None) -> int:
     if processes is not None:
         wanted = {**settings.tasks.model_dump(exclude_unset=True), "processes": processes}
         settings = config.load(tasks=wanted)
-    checked = wire(settings)  # says what is wrong now, once, instead of in every process
-    checked.engine.dispose()
+    _check(settings, migrates=False)
     return worker.run_worker(settings)
 
 

@@ -127,6 +127,7 @@ class Demo:
         self._users = seeded.users
         settings = spawner_settings(places, seeded, dispatcher=self._dispatcher, build_job=BUILD_JOB)
         parts = Parts(places, settings, dispatcher=self._dispatcher)
+        parts.migrate()
         for part in parts.in_order():
             prose(f"starting the {part.name} …")
             self._tree.start(part, within_seconds=_START_SECONDS)

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from spawner.cli.exits import CommandFailed, ExitCode
 from spawner.config import PREFIX, make_key_file
 
 _PROBE_SECONDS = 2.0
+_MIGRATE_SECONDS = 60.0
 
 
 def spawner_settings(places: Places, seeded: Seeded, *, dispatcher: str, build_job: str) -> dict[str, str]:
@@ -73,6 +75,17 @@ class Parts:
         self._plain = plain
         self._told = {**plain, **settings}
 
+    def migrate(self) -> None:
+        """Bring the database to this release, where the spawner does not do so itself."""
+        if not self._with_celery:
+            return
+        command = [sys.executable, "-m", "spawner", "migrate"]
+        done = subprocess.run(
+            command, env=self._told, capture_output=True, text=True, timeout=_MIGRATE_SECONDS, check=False
+        )
+        if done.returncode != 0:
+            raise CommandFailed(f"The database could not be made: {done.stderr.strip()[-500:]}")
+
     def in_order(self) -> Iterator[Part]:
         """Yield the parts in the order in which they have to start."""
         yield self._stand_in()
@@ -80,8 +93,8 @@ class Parts:
             yield self._redis()
         yield self._spawner()
         if self._with_celery:
-            yield self._task_process("worker")
-            yield self._task_process("beat")
+            yield self._task_process("worker", b"worker_process_started")
+            yield self._task_process("beat", b"")
 
     def _stand_in(self) -> Part:
         ports = self._places.ports
@@ -109,14 +122,15 @@ class Parts:
             restarts=True,
         )
 
-    def _task_process(self, name: str) -> Part:
+    def _task_process(self, name: str, said: bytes) -> Part:
         command = [sys.executable, "-m", "spawner", name]
+        log = self._places.log(name)
         return Part(
             name=name,
             command=command,
             environment=self._told,
-            log=self._places.log(name),
-            is_ready=lambda: True,  # a wake-up sent before it listens is found by its first sweep
+            log=log,
+            is_ready=lambda: log.is_file() and said in log.read_bytes(),
             restarts=True,
         )
 

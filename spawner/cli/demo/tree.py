@@ -53,6 +53,7 @@ class ProcessTree:
 
     def start(self, part: Part, *, within_seconds: float) -> None:
         """Start a part and return when it is ready; raises RuntimeUnavailable with the end of its log."""
+        part.log.unlink(missing_ok=True)  # of an earlier demo on the same folder
         self._spawn(part)
         deadline = time.monotonic() + within_seconds
         while not part.is_ready():
