@@ -7,6 +7,7 @@ Must not know: what any view does, any adapter.
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Final
@@ -16,7 +17,7 @@ from flask import Flask, Response, jsonify, make_response, redirect, request, ur
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.wrappers import Response as BaseResponse
 
-from spawner import api, errors, web
+from spawner import api, errors, metrics, web
 from spawner.api.rendering import error_body
 from spawner.api.schemas import FieldErrors
 from spawner.context import EXTENSION, Edge, EdgeOptions
@@ -66,6 +67,7 @@ ERRORS: Final[Mapping[type[SpawnerError], tuple[int, int]]] = {
 _HTTP_CODES: Final = {408: 3408, 409: 3409, 500: 2500, 503: 3503, 504: 3504}
 _PROGRAM_PREFIXES: Final = ("/api/", "/notebooks/", "/repos/", "/hooks/")
 _QUIET: Final = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
+_BEGAN: Final = "slipway.began"
 _NOT_PAGES: Final = (*_PROGRAM_PREFIXES, "/git/", *sorted(_QUIET))
 
 
@@ -95,6 +97,7 @@ def create_app(services: Services, options: EdgeOptions) -> Flask:
 def _begin() -> None:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=uuid.uuid4().hex[:12])
+    request.environ[_BEGAN] = time.monotonic()
 
 
 def _use_own_host() -> BaseResponse | None:
@@ -110,6 +113,7 @@ def _use_own_host() -> BaseResponse | None:
 
 
 def _finish(response: Response) -> Response:
+    _measure(response)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "same-origin")
     if response.mimetype == "text/html":
@@ -121,6 +125,17 @@ def _finish(response: Response) -> Response:
         response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
         response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def _measure(response: Response) -> None:
+    """Count the request by its rule, never by its path; a stream's time is its viewer's, not ours."""
+    if response.mimetype == "text/event-stream" or request.path in _QUIET:
+        return
+    route = request.url_rule.rule if request.url_rule is not None else "none"
+    seconds = time.monotonic() - request.environ.get(_BEGAN, time.monotonic())
+    metrics.REQUEST_SECONDS.labels(method=request.method, route=route, status=str(response.status_code)).observe(
+        seconds
+    )
 
 
 # ---------------------------------------------------------------- errors

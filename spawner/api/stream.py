@@ -18,6 +18,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from spawner import metrics
 from spawner.api.openapi import Operation, operation
 from spawner.api.schemas import EventsQuery, read_query
 from spawner.context import Announcements, Edge, current_caller, edge, login_required
@@ -30,6 +31,7 @@ from spawner.users.model import Caller
 LOOK_SECONDS = 2.0  # between two looks at the event log when nothing was announced
 KEEP_ALIVE_SECONDS = 15.0  # a proxy that cuts quiet connections usually waits 30 s or more
 RECONNECT_MILLISECONDS = 1000
+LOGIN_SECONDS = 5.0  # between two looks at whether a viewer is still signed in
 LOG_PIECE_BYTES = 16_384
 EVENTS_LIMIT = 500  # what one look returns at most
 CURSOR_LIMIT = 6000  # gunicorn refuses header fields beyond 8190 bytes
@@ -95,6 +97,25 @@ def pieces(text: bytes, start: int) -> Iterator[tuple[int, bytes]]:
         start = end
 
 
+class SignedIn:
+    """Whether a viewer's login still stands: signing out ends their streams too, in every tab."""
+
+    def __init__(self, services: Services, caller: Caller) -> None:
+        self._services = services
+        self._login_id = caller.login_id
+        self._asked_at = time.monotonic()
+
+    def still(self) -> bool:
+        """Ask again every few seconds; a bearer's streams last as long as their connection."""
+        if self._login_id is None or time.monotonic() - self._asked_at < LOGIN_SECONDS:
+            return True
+        self._asked_at = time.monotonic()
+        try:
+            return self._services.users.login(self._login_id) is not None
+        except SpawnerError:  # the database was away for a moment
+            return True
+
+
 class SessionStream:
     """One viewer of one session."""
 
@@ -102,6 +123,7 @@ class SessionStream:
         self._services = services
         self._announcements = announcements
         self._caller = caller
+        self._signed_in = SignedIn(services, caller)
         self._session = session
         self._name = session.name
         self._log_bytes_seen = -1
@@ -137,6 +159,8 @@ class SessionStream:
                 if time.monotonic() - written_at >= KEEP_ALIVE_SECONDS:
                     written_at = time.monotonic()
                     yield b": keep-alive\n\n"
+                if not self._signed_in.still():
+                    return
                 self._announcements.wait({self._name}, LOOK_SECONDS)
                 self.pending = self._look()
 
@@ -195,6 +219,7 @@ class PersonStream:
         self._services = services
         self._announcements = announcements
         self._caller = caller
+        self._signed_in = SignedIn(services, caller)
         self._cursors: dict[SessionName, int] = {}
 
     def begin(self, cursors: Mapping[SessionName, int] | None) -> None:
@@ -214,6 +239,8 @@ class PersonStream:
             if time.monotonic() - written_at >= KEEP_ALIVE_SECONDS:
                 written_at = time.monotonic()
                 yield b": keep-alive\n\n"
+            if not self._signed_in.still():
+                return
             self._announcements.wait(frozenset(self._cursors), LOOK_SECONDS)
 
     def _look(self) -> Sequence[Event]:
@@ -295,8 +322,10 @@ def _streamed(carried: Edge, frames: Iterator[bytes]) -> Response:
         raise TooManyViewers(
             "Too many people are watching just now.", remedy="The page tries again by itself.", retry_after_seconds=5
         )
+    metrics.VIEWERS.inc()
     response = Response(frames, content_type="text/event-stream; charset=utf-8")
     response.call_on_close(carried.viewers.release)
+    response.call_on_close(metrics.VIEWERS.dec)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response

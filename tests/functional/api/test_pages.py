@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from flask.testing import FlaskClient
 
+from spawner.api import stream
 from spawner.http import create_app
 from spawner.names import SessionName
 from spawner.ports import AccessLevel, JobStatus, Visibility
@@ -67,6 +68,21 @@ def test_sign_in(world: World) -> None:
     client.post("/logout", data={"csrf_token": token_of(client)}, headers=ORIGIN)
     assert "Sign out" not in client.get("/", headers=HTML).text
     assert "Sign out" not in copied.get("/", headers=HTML).text
+
+
+def test_sign_out_ends_streams(world: World, browser: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signing out ends a person's open streams too."""
+    monkeypatch.setattr(stream, "LOGIN_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "LOOK_SECONDS", 0.05)
+    opened = browser.get("/api/slipway/v1/events")
+    frames = opened.iter_encoded()
+    assert next(iter(frames)).startswith(b"retry")
+    second = client_of(world, None)
+    for cookie in (browser._cookies or {}).values():
+        second.set_cookie(cookie.key, cookie.value, domain="slipway.test")
+    second.post("/logout", data={"csrf_token": token_of(second)}, headers=ORIGIN)
+    assert list(frames) == []
+    opened.close()
 
 
 def test_cookies(world: World) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from spawner import metrics
+from spawner.errors import StoreUnavailable
 from spawner.http import create_app
 from spawner.names import SessionName
 from spawner.ports import AccessLevel, JobStatus, LogLine, Visibility
@@ -434,3 +436,25 @@ def test_large_body(ada: FlaskClient) -> None:
     answer = ada.post("/notebooks/servers", data=b"[" + b"1," * (1 << 20), content_type="application/json")
     assert answer.json is not None
     assert (answer.status_code, answer.json["error"]["code"]) == (413, 1413)
+
+
+def test_metrics(world: World, ada: FlaskClient) -> None:
+    """Requests are counted by their rule, so that no session's name becomes a label."""
+    name = launch(ada)["name"]
+    ada.get(f"/notebooks/servers/{name}")
+    options = replace(world.app.extensions["slipway"].options, metrics=metrics.exposition)
+    text = create_app(world.services, options).test_client().get("/metrics").text
+    assert 'slipway_request_seconds_count{method="GET",route="/notebooks/servers/<name>",status="200"}' in text
+    assert name not in text
+
+
+def test_not_ready(world: World) -> None:
+    """A part that does not answer is named, with its sentence, and makes the process not ready."""
+
+    def broken() -> None:
+        raise StoreUnavailable("The database is away.")
+
+    options = replace(world.app.extensions["slipway"].options, readiness={"database": broken, "redis": lambda: None})
+    answer = create_app(world.services, options).test_client().get("/readyz")
+    expected = {"ready": False, "parts": {"database": "The database is away.", "redis": "ok"}}
+    assert (answer.status_code, answer.json) == (503, expected)

@@ -422,9 +422,7 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
         forge=forge,
         registry=registry,
         builds=BuildRows(engine),
-        waiters=SessionWaiters(
-            sessions=rows, users=users, dispatcher=dispatcher, runtimes={"standalone": runtime}
-        ),
+        waiters=SessionWaiters(sessions=rows, users=users, dispatcher=dispatcher, runtimes={"standalone": runtime}),
         dispatcher=dispatcher,
         clock=clock,
         settings=ImageSettings(
