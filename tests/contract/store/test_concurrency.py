@@ -6,12 +6,13 @@ time, one use of a code, one row per name, migrations at once. Left out: a datab
 
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import Engine
@@ -34,6 +35,7 @@ from tests.servers import PostgreSQLServer
 T = TypeVar("T")
 NAME = PLAIN.name
 THREADS = 40
+TURNS = 14  # of three transactions, in each of five threads of each process
 PROCESSES = 4
 
 
@@ -57,10 +59,46 @@ def at_once(call: Callable[[int], T], count: int = THREADS) -> list[T]:
         return list(pool.map(one, range(count)))
 
 
-def in_processes(call: Callable[..., T], *arguments: Any) -> list[T]:
-    """Run a call in several fresh processes; results in order."""
-    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return [each.result(120) for each in [pool.submit(call, number, *arguments) for number in range(PROCESSES)]]
+class Processes:
+    """Several processes that begin each call together."""
+
+    begin: Barrier | None = None  # set within each of them
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        barrier = context.Barrier(PROCESSES)
+        self._pool = ProcessPoolExecutor(PROCESSES, context, initializer=_remember, initargs=(barrier,))
+
+    def run(self, call: Callable[[int, Engine], T], url: str) -> list[T]:
+        """Run a call in each process, over an engine of its own; results in order."""
+        futures = [self._pool.submit(_together, call, number, url) for number in range(PROCESSES)]
+        return [each.result(120) for each in futures]
+
+    def stop(self) -> None:
+        """End them."""
+        self._pool.shutdown()
+
+
+def _remember(barrier: Barrier) -> None:
+    Processes.begin = barrier
+
+
+def _together(call: Callable[[int, Engine], T], number: int, url: str) -> T:
+    assert Processes.begin is not None
+    engine = open_engine(url)
+    Processes.begin.wait(60)
+    try:
+        return call(number, engine)
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    """Processes for all tests of this module: starting them is what takes time."""
+    processes = Processes()
+    yield processes
+    processes.stop()
 
 
 def test_one_winner(sessions: SessionRows) -> None:
@@ -74,8 +112,8 @@ def test_one_winner(sessions: SessionRows) -> None:
     assert refreshed[1].wanted == THREADS - 1
 
 
-def _claims(number: int, url: str) -> list[SessionName]:
-    store = SessionRows(open_engine(url), RealClock())
+def _claims(number: int, engine: Engine) -> list[SessionName]:
+    store = SessionRows(engine, RealClock())
     won: list[SessionName] = []
     for each in range(25):
         claim = store.claim(SessionName(f"s{each}"), holder=f"p{number}", seconds=60)
@@ -83,12 +121,12 @@ def _claims(number: int, url: str) -> list[SessionName]:
     return won
 
 
-def test_one_winner_among_processes(sessions: SessionRows, database_url: str) -> None:
+def test_one_winner_among_processes(sessions: SessionRows, database_url: str, processes: Processes) -> None:
     """Of four processes claiming the same 25 sessions each session goes to one."""
     names = [f"s{number}" for number in range(25)]
     for name in names:
         sessions.add(named(name), [])
-    won = [name for each in in_processes(_claims, database_url) for name in each]
+    won = [name for each in processes.run(_claims, database_url) for name in each]
     assert sorted(won) == sorted(names)
 
 
@@ -172,21 +210,21 @@ def test_wake_up_during_a_hold(sessions: SessionRows, clock: FixedClock, kind: s
 
 
 def test_event_ids_without_gaps(sessions: SessionRows) -> None:
-    """Twenty writers that race to save one session number its events 1, 2, 3 … in the order of versions."""
+    """Ten writers that race to save one session number its events 1, 2, 3 … in the order of versions."""
     sessions.add(PLAIN, [event("accepted")])
     claim = sessions.claim(NAME, holder="one", seconds=60)
     assert claim is not None
 
     def write(number: int) -> int:
         saved = 0
-        for _ in range(60):
+        for _ in range(30):
             session = sessions.get(NAME)
             assert session is not None
             after = sessions.save(replace(session, step=f"{number}"), [event("a"), event("b", by=number)], claim)
             saved += after is not None
         return saved
 
-    saved = sum(at_once(write, 20))
+    saved = sum(at_once(write, 10))
     ids = [each.id for each in sessions.events(NAME, after=0, limit=10_000)]
     assert saved > 0
     assert ids == list(range(1, 2 * saved + 2))
@@ -195,13 +233,13 @@ def test_event_ids_without_gaps(sessions: SessionRows) -> None:
     assert (session.version, session.events) == (saved, 2 * saved + 1)
 
 
-def _transactions(number: int, url: str, each: int) -> int:
+def _transactions(number: int, engine: Engine) -> int:
     """Read and then write, in one transaction, as plain BEGIN on SQLite would refuse."""
-    store = SessionRows(open_engine(url), RealClock())
+    store = SessionRows(engine, RealClock())
 
     def go(thread: int) -> int:
         done = 0
-        for turn in range(each):
+        for turn in range(TURNS):
             name = SessionName(f"s{turn % 7}")
             done += store.observe(WORKLOAD, Observation(health=Health.READY, exit_code=turn)) is not None
             done += store.add(named(f"n{number}-{thread}-{turn}"), [event("x")])[1]
@@ -211,14 +249,14 @@ def _transactions(number: int, url: str, each: int) -> int:
     return sum(at_once(go, 5))
 
 
-def test_no_transaction_is_refused(sessions: SessionRows, database_url: str) -> None:
-    """Four processes of five threads write 1,200 transactions at once; none is refused."""
+def test_no_transaction_is_refused(sessions: SessionRows, database_url: str, processes: Processes) -> None:
+    """Four processes of five threads write 840 transactions at once; none is refused."""
     sessions.add(PLAIN, [])
     sessions.put_workload(ROW)
     for number in range(7):
         sessions.add(named(f"s{number}"), [])
-    assert in_processes(_transactions, database_url, 20) == [5 * 20 * 2] * PROCESSES
-    assert sessions.count_running() == 8 + PROCESSES * 5 * 20
+    assert processes.run(_transactions, database_url) == [5 * TURNS * 2] * PROCESSES
+    assert sessions.count_running() == 8 + PROCESSES * 5 * TURNS
 
 
 def test_wishes_and_saves_at_once(sessions: SessionRows) -> None:
@@ -258,16 +296,16 @@ def test_one_refresh_at_a_time(users: UserRows) -> None:
     assert sorted(int(each.access_token) for each in results if each) == list(range(1, 21))
 
 
-def _refreshes(_: int, url: str) -> None:
-    store = UserRows(open_engine(url), RealClock(), [KEY])
+def _refreshes(_: int, engine: Engine) -> None:
+    store = UserRows(engine, RealClock(), [KEY])
     for _turn in range(5):
         store.with_grant_lock(UserId("a"), lambda grant: replace(grant, access_token=str(int(grant.access_token) + 1)))
 
 
-def test_one_refresh_among_processes(users: UserRows, database_url: str) -> None:
+def test_one_refresh_among_processes(users: UserRows, database_url: str, processes: Processes) -> None:
     """Refreshes of several processes do not overlap either."""
     users.put_grant(Grant(user_id=UserId("a"), forge="default", access_token="0"))
-    in_processes(_refreshes, database_url)
+    processes.run(_refreshes, database_url)
     grant = users.grant(UserId("a"))
     assert grant is not None
     assert grant.access_token == str(5 * PROCESSES)
@@ -297,21 +335,20 @@ def test_observations_while_a_workload_ends(sessions: SessionRows) -> None:
     assert sessions.observation(WORKLOAD) is None
 
 
-def _migrate(_: int, url: str) -> bool:
-    engine = open_engine(url)
+def _migrate(_: int, engine: Engine) -> bool:
     migrate(engine)
     return is_current(engine)
 
 
-def test_migrations_at_once_sqlite(tmp_path: Path) -> None:
+def test_migrations_at_once_sqlite(tmp_path: Path, processes: Processes) -> None:
     """Four processes that start on an empty SQLite file all find it migrated."""
-    assert in_processes(_migrate, f"sqlite:///{tmp_path / 'empty.db'}") == [True] * PROCESSES
+    assert processes.run(_migrate, f"sqlite:///{tmp_path / 'empty.db'}") == [True] * PROCESSES
 
 
-def test_migrations_at_once_postgresql(postgresql_server: PostgreSQLServer) -> None:
+def test_migrations_at_once_postgresql(postgresql_server: PostgreSQLServer, processes: Processes) -> None:
     """Four processes that start on an empty PostgreSQL database all find it migrated."""
     postgresql_server.execute("CREATE DATABASE empty")
-    assert in_processes(_migrate, postgresql_server.url("empty")) == [True] * PROCESSES
+    assert processes.run(_migrate, postgresql_server.url("empty")) == [True] * PROCESSES
     postgresql_server.execute("DROP DATABASE empty WITH (FORCE)")
 
 
