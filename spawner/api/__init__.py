@@ -5,7 +5,7 @@ Views parse, call one service method and render. Must not know: adapters, pages,
 
 from flask import Blueprint, Flask
 
-from spawner.api import agent, git, health, hooks, openapi, servers, side, stream, tokens
+from spawner.api import agent, git, health, hooks, openapi, projects, servers, side, stream, tokens
 
 COMPATIBLE_PREFIXES = {"notebooks": "/notebooks", "api_notebooks": "/api/notebooks"}
 OWN_PREFIX = "/api/slipway/v1"
@@ -22,6 +22,7 @@ def register(app: Flask) -> None:
     own = Blueprint("own", __name__, url_prefix=OWN_PREFIX)
     stream.register_own(own)
     tokens.register(own)
+    projects.register(own)
     agent.register(own)
     app.register_blueprint(own)
     bare = Blueprint("bare", __name__)

@@ -225,3 +225,16 @@ class PersonBody(TypedDict):
     username: str
     name: str
     is_admin: bool
+
+
+class RevisionBody(TypedDict):
+    """A commit, and the branch or tag it is launched on."""
+
+    project: str
+    project_id: int
+    branch: str
+    ref_kind: Literal["branch", "tag"]
+    commit_sha: str
+    title: str
+    author_name: str
+    web_url: str

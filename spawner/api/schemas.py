@@ -153,6 +153,14 @@ class EventsQuery(_Lenient):
     after: Text | None = None
 
 
+class RevisionQuery(_Lenient):
+    """What of a project: a branch or tag, a full SHA, or (`revision`) either, as it stands in an address."""
+
+    ref: Name | None = None
+    sha: Name | None = None
+    revision: Name | None = None
+
+
 # ---------------------------------------------------------------- reading requests
 
 

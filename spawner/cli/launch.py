@@ -17,16 +17,16 @@ from spawner.cli.printing import document, json_option, prose
 from spawner.cli.sessions import SERVERS, follow, open_in_browser
 
 _KINDS_WITH_REVISION = frozenset({"tree", "blob", "commit", "commits", "raw", "blame", "tags"})
+_READINGS_LIMIT = 6  # segments of a branch's name that are tried
 _SMALLEST_PROJECT_PATH = 2  # a namespace and a project
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchTarget:
-    """What a target names. `revision` may be a branch, a tag, a commit, or a branch and a file's path below it."""
+    """What a target names; `revisions` are the ways to read what follows `tree/`, shortest first."""
 
     project: str
-    revision: str | None = None
-    is_commit: bool = False
+    revisions: tuple[str, ...] = ()
 
 
 def read_target(text: str) -> LaunchTarget:
@@ -43,19 +43,23 @@ def read_target(text: str) -> LaunchTarget:
     kind, _, revision = rest.partition("/")
     if not dash or kind not in _KINDS_WITH_REVISION or not revision:
         return LaunchTarget(project=project)
-    return LaunchTarget(project=project, revision=unquote(revision.strip("/")), is_commit=kind == "commit")
+    parts = unquote(revision.strip("/")).split("/")[:_READINGS_LIMIT]
+    readings = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return LaunchTarget(project=project, revisions=tuple(readings[:1] if kind == "commit" else readings))
 
 
 def resolve(connection: Connection, target: LaunchTarget, ref: str | None, sha: str | None) -> dict[str, str]:
     """Return the launch body's project, branch and commit; raises CommandFailed when something does not exist."""
-    query: dict[str, str] = {}
-    if sha or (target.is_commit and target.revision and not ref):
-        query["sha"] = sha or target.revision or ""
-    if ref:
-        query["ref"] = ref
-    elif target.revision and not target.is_commit:
-        query["ref"] = target.revision
-    found = connection.ask("GET", f"/api/slipway/v1/projects/{quote(target.project, safe='')}/revision", **query)
+    wanted = {name: value for name, value in (("ref", ref), ("sha", sha)) if value}
+    tried = [wanted] if wanted or not target.revisions else [{"revision": each} for each in target.revisions]
+    path = f"/api/slipway/v1/projects/{quote(target.project)}/revision"
+    for query in tried[:-1]:
+        if (found := connection.get_or_none(path, **query)) is not None:
+            return _body(found)
+    return _body(connection.ask("GET", path, **tried[-1]))
+
+
+def _body(found: dict[str, Any]) -> dict[str, str]:
     namespace, _, name = str(found["project"]).rpartition("/")
     return {"namespace": namespace, "project": name, "branch": found["branch"], "commit_sha": found["commit_sha"]}
 

@@ -127,11 +127,14 @@ class ProcessTree:
                     continue
 
     def end(self, *, grace_seconds: float) -> list[str]:
-        """End every part, the newest first, then all that they left; return what is still there, for a sentence."""
-        for process in [*self._helpers, *(process for _, process in reversed(self._running.values()))]:
+        """End every part, then all that they left; return what is still there, for a sentence."""
+        parts = [*self._helpers, *(process for _, process in self._running.values())]
+        for process in parts:
             if process.poll() is None:
                 process.terminate()
-                _wait_for(process, grace_seconds)
+        deadline = time.monotonic() + grace_seconds
+        for process in parts:
+            _wait_for(process, max(0.0, deadline - time.monotonic()))
         self._running.clear()
         self._helpers.clear()
         for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, grace_seconds)):
@@ -172,7 +175,7 @@ def _wait_for(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
         process.wait(grace_seconds)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(grace_seconds)
+        process.wait()
 
 
 def descendants(root: int) -> list[int]:
