@@ -18,9 +18,10 @@ from spawner.sessions.agents import Report
 @operation(Operation(summary="An agent's word", body=ReportBody, answers={204: None}, security="session"))
 def report() -> Response:
     """Take a report; repeating one is harmless."""
+    credential = bearer_text()
     body = read_body(request, ReportBody)
     services().agents.report(
-        bearer_text(),
+        credential,
         Report(
             event=body.event,
             message=body.message,
@@ -42,8 +43,9 @@ def report() -> Response:
 )
 def redeem() -> Response:
     """Say whom a code lets in; 404 when it is unknown, used, expired or another session's."""
+    credential = bearer_text()
     body = read_body(request, RedeemBody)
-    username = services().agents.redeem(bearer_text(), body.code)
+    username = services().agents.redeem(credential, body.code)
     if username is None:
         raise NotFound("This code is used up or too old.", remedy="Open the session from its page again.")
     answer: RedeemedBody = {"username": username}

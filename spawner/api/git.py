@@ -24,6 +24,7 @@ from spawner.sessions.agents import RelayGrant
 from spawner.users.access import GitAccess
 
 PIECE_BYTES = 65_536
+NO_LIMIT_BYTES = 1 << 60  # Flask reads None as "the app's limit"
 LFS_JSON: Final = "application/vnd.git-lfs+json"
 LFS_LIMIT_BYTES = 4 << 20  # of a batch or a list of locks; a batch has 100 objects by default
 _OBJECT = r"[0-9a-f]{64}"
@@ -43,7 +44,7 @@ _METHODS: Final = {"info/refs": {"GET"}, "git-upload-pack": {"POST"}, "git-recei
 
 def relay(session: str, rest: str) -> Response:
     """Relay one request of a session's Git."""
-    request.max_content_length = None  # a push is as large as it is
+    request.max_content_length = NO_LIMIT_BYTES  # a push is as large as it is
     found = _ADDRESS.fullmatch(rest)
     if found is None:
         raise NotFound("This address is none that Git or Git LFS uses.")

@@ -17,7 +17,7 @@ from tests.functional.api.test_servers import launch, run
 from tests.functional.api.world import SHA, World
 
 OID = "a" * 64
-PACK = b"\x00PACK" * 100_000
+PACK = b"\x00PACK" * 500_000  # larger than any other body may be
 
 
 @pytest.fixture
