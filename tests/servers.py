@@ -38,6 +38,11 @@ def free_port() -> int:
         return port
 
 
+def _ending_with_us(sign: str) -> list[str]:
+    """Return the words in front of a command that end it with this process, should this one be killed."""
+    return ["setpriv", "--pdeathsig", sign] if shutil.which("setpriv") else []
+
+
 def _stop(process: subprocess.Popen[bytes], sign: signal.Signals) -> None:
     """Stop one process that we started, kindly and then for good."""
     if process.poll() is not None:
@@ -98,7 +103,15 @@ class PostgreSQLServer:
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [str(self.programs / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options],
+                [
+                    *_ending_with_us("QUIT"),
+                    str(self.programs / "postgres"),
+                    "-D",
+                    str(self.folder / "data"),
+                    "-p",
+                    str(self.port),
+                    *options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
