@@ -122,7 +122,10 @@ def _services(
     sessions = SessionRows(engine, clock)
     hosts = RegistryHosts(settings.registry.allowed_hosts)
     registry = GitLabRegistry(
-        gitlab_url=settings.gitlab.url, hosts=hosts, timeout_seconds=settings.registry.timeout_seconds
+        gitlab_url=settings.gitlab.url,
+        hosts=hosts,
+        timeout_seconds=settings.registry.timeout_seconds,
+        ca_file=str(settings.gitlab.ca_file) if settings.gitlab.ca_file else None,
     )
     forge, users = _people(settings, engine=engine, clock=clock, keys=keys, hosts=hosts)
     started = _runtimes(settings, registry)

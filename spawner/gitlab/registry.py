@@ -73,6 +73,7 @@ class GitLabRegistry:
         self._hosts = hosts
         self._clients = _Clients(self._made)
         self._timeout_seconds = timeout_seconds
+        self._ca_file = ca_file
 
     def find(self, reference: str, credential: Credential | None) -> RegistryImage | None:
         """Return the image that a reference names, with its configuration's labels, or None.
@@ -174,6 +175,7 @@ class GitLabRegistry:
             credentials=lambda: found,
             trusted_hosts=(self._gitlab_host,),
             timeout_seconds=self._timeout_seconds,
+            ca_file=self._ca_file,
         )
 
 

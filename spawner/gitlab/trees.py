@@ -25,6 +25,7 @@ from urllib.parse import quote
 import structlog
 
 from builder.detect import PYTHON_RECIPE_VERSIONS
+from builder.environment import this_platform
 from builder.errors import CommitNotFoundError, GitError
 from builder.key import SCHEMES, Key, Kind, NoRecipeError, ProjectError, control_files, environment_keys
 from builder.trees import GitTree
@@ -195,7 +196,7 @@ def _keys(repository: Path, sha: CommitSha, environment: Mapping[str, str]) -> t
             files.prefetch(control_files(files.tree, files.read))
             for kind in Kind:
                 try:
-                    keys = environment_keys(files.tree, files.read, kind=kind)
+                    keys = environment_keys(files.tree, files.read, kind=kind, platform=this_platform())
                 except NoRecipeError:
                     continue
                 found += [(place, _value(key)) for place, key in enumerate(keys)]
