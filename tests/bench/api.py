@@ -93,7 +93,7 @@ class _Bench:
         growth = p50s[OTHERS[-1]] / p50s[OTHERS[0]]
         yield Row(
             name=f"growth of p50 from {OTHERS[0] + 5} to {OTHERS[-1] + 5} sessions in all",
-            unit="×",
+            unit="fold",
             ours=(growth,),
             target=f"flat (< {FLAT})",
             met=growth < FLAT,
@@ -148,7 +148,7 @@ class _Bench:
                 self._until_running(connection, made["name"])
                 asked = _side_by_side(pool, forge, credential, self.project, sha, self.alice.id)
                 connection.asked("DELETE", f"{_SERVERS}/{made['name']}", 204)
-                if number >= 2:  # noqa: PLR2004 - two to open connections
+                if number >= 2:
                     posts.append(took)
                     slowest.append(asked)
         limit = statistics.median(slowest) + MORE_THAN_GITLAB_MILLISECONDS

@@ -91,7 +91,7 @@ class Report:
     job: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
-    machine: dict[str, Any] = field(default_factory=lambda: machine())
+    machine: dict[str, Any] = field(default_factory=lambda: _machine())  # noqa: PLW0108 - defined below
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -141,7 +141,7 @@ def markdown(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     """Return what the figures depend on: cores, load, versions."""
     return {
         "cores": os.cpu_count(),
@@ -207,9 +207,11 @@ def page(folder: Path, names: Sequence[str]) -> str:
     """Return the page of the newest results in a folder; a bench without a result says so."""
     parts = [
         "# Bench results",
-        "Written by `scripts/bench --write-page` from the newest run of each bench; do not edit. What the benches "
-        "measure and why is on the page [Performance](performance.md). “Beside” is the alternative or the limit, "
-        "measured in the same run; ratios count more than milliseconds, which are this machine's.",
+        (
+            "Written by `scripts/bench --write-page` from the newest run of each bench; do not edit. What the benches "
+            "measure and why is on the page [Performance](performance.md). “Beside” is the alternative or the limit, "
+            "measured in the same run; ratios count more than milliseconds, which are this machine's."
+        ),
     ]
     for name in names:
         path = folder / f"{name}.json"

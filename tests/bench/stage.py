@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import delete
+
 from spawner.names import CommitSha, ProjectPath, SessionName, SessionSubject, UserId, session_name
 from spawner.ports import Project, RefKind, Visibility
 from spawner.sessions.model import EventKind, LaunchRequest, NewEvent, Phase, Session, Target
-from spawner.store.engine import open_engine
+from spawner.store import tables
+from spawner.store.engine import open_engine, writing
 from spawner.store.sessions import SessionRows
 from spawner.store.users import UserRows
 from spawner.testing.gitlab.client import ProjectHandle, UserHandle
@@ -159,6 +162,11 @@ class Rows:
         """Put sessions, each with its first event."""
         event = NewEvent(kind=EventKind.PHASE, message="Accepted.", data={"to": Phase.NEW.value})
         return [self.sessions.add(each, [event])[0].name for each in sessions]
+
+    def forget(self, sha: str) -> None:
+        """Delete the sessions of a commit."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(tables.sessions).where(tables.sessions.c.sha == sha))
 
 
 def place_of(project: ProjectHandle, stand_in: StandIn) -> Project:
