@@ -1,7 +1,8 @@
 """A GitLab to talk to, the people and the projects of this suite, and real python-gitlab clients.
 
 The suite runs on the stand-in. `--gitlab-url URL --gitlab-token-file FILE` (an administrator's token) runs it on a
-real GitLab too; without them nothing of that is collected. What only the stand-in can do uses the fixture `stand_in`.
+real GitLab too (hooks to local addresses have to be allowed there, and a runner with a shell has to serve it); without
+them nothing of that is collected. What only the stand-in can do uses the fixture `stand_in`.
 """
 
 from __future__ import annotations

@@ -128,6 +128,22 @@ def test_large_push(cast: Cast) -> None:
     assert cast.client().projects.get(made.id).files.raw("random.bin", ref=sha) == content
 
 
+def test_a_job_reads_its_own_project_only(cast: Cast) -> None:
+    """A job's token fetches its own private project, not another one of the same person, and pushes nowhere."""
+    made = cast.forge.add_project(cast.path("jobgit"), owner=cast.owner)
+    configuration = """
+image_build:
+  script:
+    - read_refs() { git ls-remote "${CI_SERVER_URL/:\\/\\//://gitlab-ci-token:$CI_JOB_TOKEN@}/$1.git" >/dev/null 2>&1; }
+    - read_refs "$CI_PROJECT_PATH"
+    - if read_refs OTHER; then exit 3; fi
+    - if git push "$CI_REPOSITORY_URL" HEAD:refs/heads/from-job; then exit 4; fi
+""".replace("OTHER", cast.project.path)
+    sha = cast.forge.commit(made, {".gitlab-ci.yml": configuration}, "Read.")
+    done = cast.forge.wait_for_job(made, sha, "image_build")
+    assert done["status"] == "success", cast.client().projects.get(made.id).jobs.get(done["id"]).trace()
+
+
 def test_protected_branch(cast: Cast) -> None:
     """A developer may not push to the default branch, and nobody rewrites it; another branch is free."""
     made = cast.forge.add_project(cast.path("guarded"), owner=cast.owner)
