@@ -6,6 +6,7 @@ nothing is read or connected at import.
 Must not know: what any view does, any adapter.
 """
 
+import re
 import threading
 import time
 import uuid
@@ -67,6 +68,7 @@ ERRORS: Final[Mapping[type[SpawnerError], tuple[int, int]]] = {
 _HTTP_CODES: Final = {408: 3408, 409: 3409, 500: 2500, 503: 3503, 504: 3504}
 _PROGRAM_PREFIXES: Final = ("/api/", "/notebooks/", "/repos/", "/hooks/")
 _QUIET: Final = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _BEGAN: Final = "slipway.began"
 _NOT_PAGES: Final = (*_PROGRAM_PREFIXES, "/git/", *sorted(_QUIET))
 
@@ -84,6 +86,7 @@ def create_app(services: Services, options: EdgeOptions) -> Flask:
     web.register(app)
     app.before_request(_begin)
     app.before_request(_use_own_host)
+    app.before_request(_refuse_control_characters)
     app.after_request(_finish)
     app.register_error_handler(SpawnerError, _spawner_error)
     app.register_error_handler(HTTPException, _http_error)
@@ -98,6 +101,14 @@ def _begin() -> None:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=uuid.uuid4().hex[:12])
     request.environ[_BEGAN] = time.monotonic()
+
+
+def _refuse_control_characters() -> None:
+    """Refuse what no address or form of ours holds, and no database; the API's queries and bodies say so themselves."""
+    if _CONTROL.search(request.path):
+        raise errors.NotFound("This address has characters that no address of ours has.")
+    if not request.path.startswith(_NOT_PAGES) and any(_CONTROL.search(value) for value in request.values.values()):
+        raise InvalidInput("There are control characters in what was sent.", remedy="Send it without them.")
 
 
 def _use_own_host() -> BaseResponse | None:
