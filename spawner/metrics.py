@@ -71,7 +71,7 @@ VIEWERS = Gauge(
 )
 FORGE_CALL_SECONDS = Histogram(
     "slipway_forge_call_seconds",
-    "Time of a call to GitLab: `operation` is the port's method; `outcome` ok, refused or unavailable.",
+    "Time of a REST call to GitLab: `operation` is the method and its path's words; `outcome` ok, refused or down.",
     ("operation", "outcome"),
     buckets=_CALL_BUCKETS,
     registry=REGISTRY,

@@ -25,6 +25,7 @@ import urllib3
 from gitlab.exceptions import GitlabError
 from requests.adapters import HTTPAdapter
 
+from spawner import metrics
 from spawner.errors import (
     Conflict,
     Forbidden,
@@ -61,6 +62,37 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+# The fixed words of GitLab's paths that we call; everything else of a path may be a person's or a project's.
+_WORDS = frozenset(
+    {
+        "all",
+        "branches",
+        "commits",
+        "git-receive-pack",
+        "git-upload-pack",
+        "info",
+        "jobs",
+        "members",
+        "merge_requests",
+        "oauth",
+        "personal_access_tokens",
+        "pipeline",
+        "pipelines",
+        "play",
+        "projects",
+        "refs",
+        "repository",
+        "revoke",
+        "self",
+        "statuses",
+        "tags",
+        "token",
+        "trace",
+        "user",
+    }
+)
+
+
 class OneOriginSession(requests.Session):
     """A session that can reach one origin. `stream=True` answers are the caller's to bound and close."""
 
@@ -77,11 +109,31 @@ class OneOriginSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send, and read the answer whole within its bounds unless it is streamed."""
         is_streamed = bool(kwargs.get("stream"))
-        response = super().send(request, **{**kwargs, "stream": True})
+        with _measured(request) as answered:
+            response = super().send(request, **{**kwargs, "stream": True})
+            answered(response.status_code)
         self.retry_after = response.headers.get("Retry-After", "")
         if not is_streamed:
             read_whole(response, most_bytes=ANSWER_BYTES, most_seconds=self._answer_seconds)
         return response
+
+
+@contextmanager
+def _measured(request: requests.PreparedRequest) -> Iterator[Callable[[int], None]]:
+    """Measure one call until its answer begins; its name holds no person's or project's words."""
+    words = [word for word in urlsplit(request.url or "").path.split("/") if word in _WORDS]
+    operation = " ".join([request.method or "", *words])
+    outcome = "down"
+
+    def answered(status: int) -> None:
+        nonlocal outcome
+        outcome = "ok" if status < 400 else "refused" if status < 500 else "down"  # noqa: PLR2004 - HTTP
+
+    started = time.monotonic()
+    try:
+        yield answered
+    finally:
+        metrics.FORGE_CALL_SECONDS.labels(operation=operation, outcome=outcome).observe(time.monotonic() - started)
 
 
 def pieces(response: requests.Response, *, is_decoded: bool = True) -> Iterator[bytes]:

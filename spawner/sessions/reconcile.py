@@ -11,10 +11,11 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
+from spawner import metrics
 from spawner.errors import PermanentError, SignInRequired, SpawnerError, TemporaryError
 from spawner.images.model import BuildPolicy, Fallback, FallbackPolicy, Policy, Ready, Unavailable, Waiting
 from spawner.images.resolve import fall, resolve
@@ -147,6 +148,7 @@ class Reconciler:
         if step.events:
             self._dispatcher.announce(saved.name)
         if saved.phase is not before.phase:
+            _measure(before, saved, self._clock.now())
             _log.info("session_phase", session=saved.name, before=before.phase.value, after=saved.phase.value)
         return saved
 
@@ -276,7 +278,9 @@ class Reconciler:
                 session = self._saved(replace(session, step=progress.message), (step,), claim)
                 if self._is_unwanted(session):
                     return
-            self._saved(replace(session, launched_at=self._clock.now()), (), claim)
+            now = self._clock.now()
+            self._saved(replace(session, launched_at=now), (), claim)
+            metrics.LAUNCH_STAGE_SECONDS.labels(stage="pull").observe((now - session.phase_since).total_seconds())
         except TemporaryError as error:
             self._hold(session, error, claim)
         except PermanentError as error:
@@ -372,6 +376,26 @@ class Reconciler:
         release = getattr(runtime, "release", None)
         if release is not None and self._sessions.count_running(session.user_id) == 0:
             release(session.user_id)
+
+
+def _measure(before: Session, after: Session, now: datetime) -> None:
+    """Count a launch that came to an end, and the time of the stage that a session has just left."""
+    source = after.image.source.value if after.image else "none"
+    asked_at = after.image_asked_at or after.created_at
+    match after.phase:
+        case Phase.STARTING if before.phase is not Phase.RUNNING:
+            metrics.LAUNCH_STAGE_SECONDS.labels(stage="image").observe((now - asked_at).total_seconds())
+        case Phase.RUNNING:
+            metrics.LAUNCHES.labels(outcome="ready", source=source).inc()
+            metrics.LAUNCH_SECONDS.labels(source=source).observe((now - asked_at).total_seconds())
+            boot_seconds = (now - (after.launched_at or now)).total_seconds()
+            metrics.LAUNCH_STAGE_SECONDS.labels(stage="boot").observe(boot_seconds)
+        case Phase.FAILED:
+            metrics.LAUNCHES.labels(outcome="failed", source=source).inc()
+        case Phase.GONE if before.phase is not Phase.FAILED and after.ready_at is None:
+            metrics.LAUNCHES.labels(outcome="gone", source=source).inc()
+        case _:
+            pass
 
 
 def _row(workload: Workload, session: Session) -> WorkloadRow:

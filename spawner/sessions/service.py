@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import structlog
 
+from spawner import metrics
 from spawner.errors import (
     Conflict,
     HibernationUnavailable,
@@ -120,6 +121,10 @@ class SessionService:
 
     def launch(self, caller: Caller, command: LaunchCommand) -> tuple[Session, bool]:
         """Accept a launch; (session, False) when it was there already. Asks GitLab with the person's own token."""
+        with metrics.LAUNCH_STAGE_SECONDS.labels(stage="accept").time():
+            return self._launch(caller, command)
+
+    def _launch(self, caller: Caller, command: LaunchCommand) -> tuple[Session, bool]:
         request = self._checked(command.request)
         existing = self._existing(caller, command)
         if existing is not None:
@@ -418,6 +423,8 @@ class SessionService:
         """End what is over: workspaces past their retention, sessions whose owner lost access."""
         self._check_access()
         self._end_retention()
+        for phase, count in self._sessions.count_by_phase().items():
+            metrics.SESSIONS.labels(phase=phase.value).set(count)
 
     def _end_retention(self) -> None:
         for session in self._sessions.retained(self._clock.now(), limit=DUE_LIMIT):

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from spawner.names import SessionName, UserId, WorkloadName
 from spawner.ports import Observation, State
-from spawner.sessions.model import Event, NewEvent, Session, Target, WorkloadRow
+from spawner.sessions.model import Event, NewEvent, Phase, Session, Target, WorkloadRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +152,10 @@ class SessionStore(Protocol):
 
     def forget_workspace(self, name: SessionName) -> None:
         """Write that a session's workspace is gone."""
+        ...
+
+    def count_by_phase(self) -> Mapping[Phase, int]:
+        """Count the sessions in each phase; a phase without any is left out."""
         ...
 
     def count_running(self, user_id: UserId | None = None) -> int:

@@ -342,6 +342,12 @@ class SessionRows(WorkloadRows):
         with writing(self._engine) as connection:
             connection.execute(statement)
 
+    def count_by_phase(self) -> Mapping[Phase, int]:
+        """Count the sessions in each phase; a phase without any is left out."""
+        statement = select(_sessions.c.phase, func.count()).group_by(_sessions.c.phase)
+        with reading(self._engine) as connection:
+            return {Phase(phase): count for phase, count in connection.execute(statement)}
+
     def count_running(self, user_id: UserId | None = None) -> int:
         """Count sessions that have not ended, of one person or of all."""
         statement = (

@@ -255,6 +255,13 @@ def test_interested_in(sessions: SessionRows) -> None:
     assert [each.name for each in sessions.interested_in("b", limit=1)] == ["old"]
 
 
+def test_count_by_phase(sessions: SessionRows) -> None:
+    """Each phase is counted, also those of sessions that have ended."""
+    for number, phase in enumerate((Phase.WAITING, Phase.WAITING, Phase.GONE)):
+        sessions.add(named(f"s{number}", phase=phase), [])
+    assert sessions.count_by_phase() == {Phase.WAITING: 2, Phase.GONE: 1}
+
+
 FILTERS: list[tuple[str, Filter, list[str]]] = [
     ("by default", Filter(), ["eve", "failed", "full", "plain"]),
     ("person", Filter(user_id=UserId("user-eve")), ["eve"]),
