@@ -48,9 +48,11 @@ def test_every_test_says_what_it_shows() -> None:
     """A test's docstring is the behaviour in one sentence."""
     silent = []
     for path in sources("tests"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node):
-                silent.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+        silent += [
+            f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
+        ]
     assert silent == []
 
 
