@@ -112,6 +112,11 @@ def build_services(settings: Settings) -> Services:
     return wire(settings).services
 
 
+def build_runtimes(settings: Settings) -> Mapping[str, Runtime]:
+    """Build the runtimes alone, by name, for whoever looks at what they hold."""
+    return _runtimes(settings, _registry(settings, RegistryHosts(settings.registry.allowed_hosts)))
+
+
 # ---------------------------------------------------------------- services
 
 
@@ -121,12 +126,7 @@ def _services(
     clock = SystemClock()
     sessions = SessionRows(engine, clock)
     hosts = RegistryHosts(settings.registry.allowed_hosts)
-    registry = GitLabRegistry(
-        gitlab_url=settings.gitlab.url,
-        hosts=hosts,
-        timeout_seconds=settings.registry.timeout_seconds,
-        ca_file=str(settings.gitlab.ca_file) if settings.gitlab.ca_file else None,
-    )
+    registry = _registry(settings, hosts)
     forge, users = _people(settings, engine=engine, clock=clock, keys=keys, hosts=hosts)
     started = _runtimes(settings, registry)
     waiters = SessionWaiters(sessions=sessions, users=users, runtimes=started, dispatcher=dispatcher)
@@ -213,6 +213,15 @@ def _oauth(settings: Settings, ca_file: str | None) -> GitLabOAuth | None:
         redirect_uri=f"{settings.http.public_url}{settings.http.prefix}/login/callback",
         timeout_seconds=asked.timeout_seconds,
         ca_file=ca_file,
+    )
+
+
+def _registry(settings: Settings, hosts: RegistryHosts) -> GitLabRegistry:
+    return GitLabRegistry(
+        gitlab_url=settings.gitlab.url,
+        hosts=hosts,
+        timeout_seconds=settings.registry.timeout_seconds,
+        ca_file=str(settings.gitlab.ca_file) if settings.gitlab.ca_file else None,
     )
 
 

@@ -6,7 +6,9 @@ Must not know: anything of the server but its HTTP contract.
 """
 
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,17 +58,23 @@ class Connection:
                 return None
             raise
 
-    def events(self, name: str, *, until: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (kind, data) of a session's events, oldest first, joining again where the line broke."""
+    def events(
+        self, name: str, *, until: str | None = None, within_seconds: float | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield (kind, data) of a session's events, oldest first, joining again where the line broke.
+
+        Ends early, without a last event, when `within_seconds` have passed.
+        """
         path = f"/api/notebooks/servers/{quote(name)}/events"
         query = {"until": until} if until else {}
+        deadline = time.monotonic() + (math.inf if within_seconds is None else within_seconds)
         resume_id = "0"
-        while True:
+        while (left_seconds := deadline - time.monotonic()) > 0:
             try:
-                with self._send("GET", path, None, query, last_id=resume_id) as answer:
+                with self._send("GET", path, None, query, last_id=resume_id, read_seconds=left_seconds) as answer:
                     if answer.status_code == requests.codes.no_content:
                         return
-                    for identifier, kind, data in _events(answer):
+                    for identifier, kind, data in _events(answer, deadline):
                         resume_id = identifier
                         yield kind, data
                         if kind == "gone" or (until and kind in {"ready", "failed"}):
@@ -75,7 +83,14 @@ class Connection:
                 continue  # the next request fails in words when the spawner is gone for good
 
     def _send(
-        self, method: str, path: str, body: object, query: dict[str, str], *, last_id: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: object,
+        query: dict[str, str],
+        *,
+        last_id: str | None = None,
+        read_seconds: float = math.inf,
     ) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
         if last_id is not None:
@@ -88,7 +103,7 @@ class Connection:
                 json=body,
                 headers=headers,
                 stream=last_id is not None,
-                timeout=TIMEOUT_SECONDS if last_id is None else STREAM_TIMEOUT_SECONDS,
+                timeout=TIMEOUT_SECONDS if last_id is None else min(STREAM_TIMEOUT_SECONDS, max(0.1, read_seconds)),
                 allow_redirects=False,
             )
         except requests.RequestException as exc:
@@ -102,10 +117,12 @@ class Connection:
         return answer
 
 
-def _events(answer: requests.Response) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _events(answer: requests.Response, deadline: float) -> Iterator[tuple[str, str, dict[str, Any]]]:
     identifier, kind, data = "0", "message", ""
     answer.encoding = "utf-8"
     for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
+        if time.monotonic() > deadline:
+            return
         name, _, value = line.partition(":")
         match name:
             case "id":

@@ -228,21 +228,20 @@ def explanation(server: dict[str, Any]) -> list[str]:
 
 def follow(connection: Connection, name: str, *, timeout_seconds: float) -> dict[str, Any]:
     """Show a launch's progress to its end and return the server object; raises CommandFailed."""
-    steps, started = Steps(), time.monotonic()
-    for kind, data in connection.events(name, until="ready"):
-        spent = time.monotonic() - started
+    steps, started, kind = Steps(), time.monotonic(), ""
+    for kind, data in connection.events(name, until="ready", within_seconds=timeout_seconds):
         message = str(data.get("message") or "")
         if kind == "log":
             steps.log(str(data.get("text") or message))
         elif message:
-            steps.step(message, seconds=spent)
+            steps.step(message, seconds=time.monotonic() - started)
         if kind in {"failed", "gone"}:
             raise CommandFailed(message or f"{name} is gone.", remedy=str(data.get("remedy") or ""))
-        if spent > timeout_seconds:
-            raise CommandFailed(
-                f"{name} was not ready after {timeout_seconds:.0f} s.",
-                code=ExitCode.WAITED_TOO_LONG,
-                remedy=f"It goes on; follow it with `spawner events {name}`.",
-            )
+    if kind != "ready":
+        raise CommandFailed(
+            f"{name} was not ready after {timeout_seconds:.0f} s.",
+            code=ExitCode.WAITED_TOO_LONG,
+            remedy=f"It goes on; follow it with `spawner events {name}`.",
+        )
     server: dict[str, Any] = connection.ask("GET", f"{SERVERS}/{quote(name)}")
     return server
