@@ -50,6 +50,7 @@ from spawner.ports import (
 )
 from spawner.sessions import machine
 from spawner.sessions.access import Access
+from spawner.sessions.inventory import Inventory
 from spawner.sessions.launching import Finder, Named, Place
 from spawner.sessions.model import Event, EventKind, LaunchRequest, NewEvent, Phase, Session, Target
 from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
@@ -101,6 +102,7 @@ class SessionService:
         settings: SessionSettings,
         reconciler: Reconciler,
         access: Access,
+        inventory: Inventory,
     ) -> None:
         self._sessions = sessions
         self._images = images
@@ -116,6 +118,7 @@ class SessionService:
         self._finder = Finder(forge=forge, pool=self._pool)
         self._access_checked_at = clock.now()
         self._access = access
+        self.inventory = inventory
 
     # ------------------------------------------------------------ launch
 
@@ -423,6 +426,7 @@ class SessionService:
         """End what is over: workspaces past their retention, sessions whose owner lost access."""
         self._check_access()
         self._end_retention()
+        self.inventory.sweep(grace_seconds=self.settings.rules.stop_grace_seconds)
         for phase, count in self._sessions.count_by_phase().items():
             metrics.SESSIONS.labels(phase=phase.value).set(count)
 

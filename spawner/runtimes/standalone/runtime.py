@@ -274,11 +274,13 @@ class StandaloneRuntime:
                 yield LogLine(container=container, text=line)
 
     def inventory(self) -> Iterator[Owned]:
-        """Yield every workload whose process lives."""
+        """Yield every workload of this instance whose process lives."""
         self.records.remove_old()
         for name, record in self.records.all():
             process, noted = record.process, record.start
-            if process is None or noted is None or not processes.is_alive(process):
+            if process is None or noted is None or noted["state"].get("instance") != self.instance:
+                continue
+            if not processes.is_alive(process):
                 continue
             yield Owned(
                 workload=WorkloadName(name),

@@ -54,6 +54,7 @@ from spawner.services import Services
 from spawner.sessions.access import Access
 from spawner.sessions.agents import AgentService
 from spawner.sessions.checkout import CheckoutPlan
+from spawner.sessions.inventory import Inventory
 from spawner.sessions.options import GIGABYTE, ResourceClass
 from spawner.sessions.reconcile import Reconciler, SessionSettings
 from spawner.sessions.service import SessionService
@@ -460,6 +461,7 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
         settings=settings,
         reconciler=reconciler,
         access=access,
+        inventory=Inventory(sessions=rows, runtimes={"standalone": runtime}, clock=clock),
     )
     services = Services(
         sessions=sessions,
