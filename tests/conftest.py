@@ -11,7 +11,10 @@ import pytest
 
 _MAY_SKIP = "gitlab_openapi"
 
-pytest_plugins = ["tests.servers"]  # real PostgreSQL and Redis, started when a test asks for them
+pytest_plugins = [
+    "tests.servers",  # real PostgreSQL and Redis, started when a test asks for them
+    "tests.surroundings",  # a GitLab stand-in, the same way
+]
 
 
 @pytest.hookimpl(wrapper=True)

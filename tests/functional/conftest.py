@@ -14,32 +14,13 @@ import pytest
 from spawner.testing.gitlab.client import ProjectHandle, UserHandle
 from spawner.testing.gitlab.standin import StandIn
 from tests.installation import Client, Installation, install
+from tests.surroundings import passable
 
 if TYPE_CHECKING:
     from tests.servers import PostgreSQLServer, RedisServer
 
 WAYS = ("sqlite-inprocess", "postgresql-celery")
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    """A GitLab stand-in with its runner and registry."""
-    with StandIn.start(data=_passable(tmp_path_factory.mktemp("gitlab"))) as started:
-        yield started
-
-
-@pytest.fixture(scope="session")
-def standalone_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of environments and workspaces, shared by a run's spawners."""
-    return _passable(tmp_path_factory.mktemp("standalone"))
-
-
-def _passable(folder: Path) -> Path:
-    """Let the sessions' users pass through pytest's private folders, and not list them."""
-    for each in (folder, folder.parent, folder.parent.parent):
-        each.chmod(each.stat().st_mode | 0o011)
-    return folder
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -50,7 +31,7 @@ def installation(
     standalone_root: Path,
 ) -> Iterator[Installation]:
     """A running spawner; each module gets one of each way."""
-    data = _passable(tmp_path_factory.mktemp("spawner"))
+    data = passable(tmp_path_factory.mktemp("spawner"))
     redis: RedisServer | None = None
     database_url = f"sqlite:///{data}/slipway.db"
     if request.param == "postgresql-celery":
