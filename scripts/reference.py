@@ -133,18 +133,28 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
     rows = [record for record in records if record is not None]
     if rows:
         yield from ("| option | |", "| --- | --- |")
-        yield from (f"| `{left}` | {' '.join(right.split())} |" for left, right in rows)
+        yield from (f"| `{_cell(left)}` | {_cell(right)} |" for left, right in rows)
 
 
-def main() -> int:
-    """Write the pages that changed."""
+def _cell(text: str) -> str:
+    """Return text for a table's cell, where a bar would end it."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages that changed; with `--check` only name them, and return 1 when there are any."""
+    only_checks = arguments == ["--check"]
+    stale = 0
     for name, text in pages().items():
         path = REFERENCE / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        print(f"docs/reference/{name} is not what the code says" if only_checks else f"wrote docs/reference/{name}")
+        if not only_checks:
             path.write_text(text, encoding="utf-8")
-            print(f"wrote docs/reference/{name}")
-    return 0
+    return 1 if only_checks and stale else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
