@@ -33,6 +33,7 @@ from spawner.sessions import options
 from spawner.sessions.access import Access
 from spawner.sessions.agents import AgentService
 from spawner.sessions.checkout import CheckoutPlan
+from spawner.sessions.inventory import Inventory
 from spawner.sessions.machine import Rules
 from spawner.sessions.reconcile import Reconciler, SessionSettings
 from spawner.sessions.service import SessionService
@@ -112,11 +113,6 @@ def build_services(settings: Settings) -> Services:
     return wire(settings).services
 
 
-def build_runtimes(settings: Settings) -> Mapping[str, Runtime]:
-    """Build the runtimes alone, by name, for whoever looks at what they hold."""
-    return _runtimes(settings, _registry(settings, RegistryHosts(settings.registry.allowed_hosts)))
-
-
 # ---------------------------------------------------------------- services
 
 
@@ -163,6 +159,7 @@ def _services(
         settings=own,
         reconciler=reconciler,
         access=access,
+        inventory=Inventory(sessions=sessions, runtimes=started, clock=clock),
     )
     agents = AgentService(sessions=sessions, users=users, access=access, dispatcher=dispatcher)
     return Services(
