@@ -108,11 +108,6 @@ def wire(settings: Settings) -> Wired:
     )
 
 
-def build_services(settings: Settings) -> Services:
-    """Build the services of a process without edges."""
-    return wire(settings).services
-
-
 # ---------------------------------------------------------------- services
 
 
