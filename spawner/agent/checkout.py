@@ -19,12 +19,13 @@ set -eu
 done_mark="$SLIPWAY_PRIVATE/checkout-done"
 cd "$SLIPWAY_CHECKOUT"
 if [ -e "$done_mark" ] && [ -e .git ]; then exit 10; fi
+rm -rf .git  # half done: a Git that was killed leaves locks behind
 git init -q --template= .
 git config remote.origin.url "$SLIPWAY_ORIGIN"
 git config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
 if ! git fetch -q --depth 1 --no-tags origin "$SLIPWAY_SHA" 2>"$TMPDIR/fetch-error"; then
     cat "$TMPDIR/fetch-error" >&2
-    refused='returned error: (400|403|404)|not our ref|remote error|^remote: '
+    refused='returned error: (400|403|404)|^fatal: repository .* not found|not our ref|remote error'  # a 503 comes with a sentence too
     if grep -qE "$refused" "$TMPDIR/fetch-error"; then exit 11; fi
     exit 1
 fi
