@@ -9,7 +9,7 @@ Must not know: any table.
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,14 @@ def _open_sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise Misconfigured("The SQLite database has no file.", remedy="Set SPAWNER_DATABASE__URL to sqlite:///<file>.")
     folder = Path(url.database).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     kind = file_system(folder.resolve(), _mounts())
     if kind in _NETWORK:
         raise Misconfigured(
             f"The SQLite database lies on a network file system ({kind}), where it breaks.",
             remedy="Put it on a disk of this machine; for several machines set SPAWNER_DATABASE__URL to a PostgreSQL.",
         )
+    _close_to_others(Path(url.database))
     engine = create_engine(
         url.set(drivername="sqlite+pysqlite"),
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -102,6 +103,15 @@ def file_system(path: Path, mounts: str) -> str:
         if path.is_relative_to(point) and point.is_relative_to(found):  # of two mounts at one place the later counts
             found, kind = point, fields[2]
     return kind
+
+
+def _close_to_others(file: Path) -> None:
+    """Keep the database from other users of the machine, who may be sessions; its `-wal` takes the file's mode."""
+    with suppress(OSError):  # not ours, or read-only: the first connection says so
+        file.touch(mode=0o600)
+        for each in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm"))):
+            if each.exists():
+                each.chmod(each.stat().st_mode & ~0o007)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:

@@ -94,6 +94,20 @@ def test_sqlite_ways(tmp_path: Path) -> None:
     assert ways == ["wal", 1, 20_000]
 
 
+def test_sqlite_is_closed_to_others(tmp_path: Path) -> None:
+    """The database and its log are read by its owner's account alone, whatever the umask and an older file allow."""
+    file = tmp_path / "slipway.db"
+    file.touch(mode=0o644)
+    file.chmod(0o644)
+    engine = open_engine(f"sqlite:///{file}")
+    migrate(engine)
+    found = {each.name: each.stat().st_mode & 0o007 for each in tmp_path.iterdir()}
+    engine.dispose()
+
+    assert set(found) >= {"slipway.db", "slipway.db-wal"}
+    assert set(found.values()) == {0}
+
+
 def test_writers_take_turns_from_the_start(sqlite_url: str) -> None:
     """On SQLite a write transaction that has only read yet keeps a second one waiting, so that neither is refused."""
     engine = open_engine(sqlite_url)
