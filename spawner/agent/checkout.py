@@ -25,7 +25,8 @@ git config remote.origin.url "$SLIPWAY_ORIGIN"
 git config remote.origin.fetch '+refs/heads/*:refs/remotes/origin/*'
 if ! git fetch -q --depth 1 --no-tags origin "$SLIPWAY_SHA" 2>"$TMPDIR/fetch-error"; then
     cat "$TMPDIR/fetch-error" >&2
-    refused='returned error: (400|403|404)|^fatal: repository .* not found|not our ref|remote error'  # a 503 comes with a sentence too
+    # A 503 comes with a sentence too ("remote: ..."), so that line says nothing.
+    refused='returned error: (400|403|404)|^fatal: repository .* not found|not our ref|remote error'
     if grep -qE "$refused" "$TMPDIR/fetch-error"; then exit 11; fi
     exit 1
 fi
