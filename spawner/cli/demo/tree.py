@@ -68,7 +68,7 @@ class ProcessTree:
             time.sleep(_LOOK_SECONDS)
 
     def _spawn(self, part: Part) -> None:
-        part.log.parent.mkdir(parents=True, exist_ok=True)
+        part.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # sessions of other users have no business here
         with part.log.open("ab") as log:
             process = subprocess.Popen(
                 part.command,
