@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from spawner.context import current_caller, login_required, services
 from spawner.errors import SessionNotFound, SpawnerError, foreign
 from spawner.images.log import failing_lines
-from spawner.images.model import FallbackPolicy
+from spawner.images.model import BuildPolicy, FallbackPolicy
 from spawner.names import SessionName
 from spawner.sessions.model import Event, EventKind, Phase, Session
 from spawner.sessions.service import LaunchCommand
@@ -117,12 +117,14 @@ def use_built_image(name: str) -> BaseResponse:
 
 
 def retry(name: str) -> BaseResponse:
-    """Launch the same again, or with another fallback where the page offered one."""
+    """Launch the same again; with another fallback, or a build of its own, where the page offered one."""
     caller = current_caller()
     session = services().sessions.own(caller, SessionName(name))
     wanted = session.request
     with suppress(ValueError):
         wanted = replace(wanted, fallback=FallbackPolicy(request.form.get("fallback", "")))
+    with suppress(ValueError):
+        wanted = replace(wanted, build=BuildPolicy(request.form.get("build", "")))
     command = LaunchCommand(project=session.project_path, sha=session.sha, branch=session.branch, request=wanted)
     again, _is_new = services().sessions.launch(caller, command)
     return _back(again.name)
