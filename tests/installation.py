@@ -27,6 +27,7 @@ from tests.servers import RedisServer, free_port
 
 T = TypeVar("T")
 START_SECONDS = 60.0
+SCOPES = ("api", "read_repository", "write_repository", "read_registry")  # what a sign-in asks for
 ENDED = ("GONE", "FAILED")
 
 
@@ -147,6 +148,8 @@ class Installation:
     port: int
     with_celery: bool
     redis: RedisServer | None = None
+    program: tuple[str, ...] = (sys.executable, "-m", "spawner")
+    account: int | None = None  # the user id it runs under; None: ours
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -166,14 +169,28 @@ class Installation:
     def start(self, *names: str) -> None:
         """Start parts (all when none is named) and wait until the web answers."""
         for name in names or self.parts:
-            command = [sys.executable, "-m", "spawner", "serve" if name == "web" else name]
-            if name == "web" and not self.with_celery:
-                command.append("--embedded")
-            with (self.data / f"{name}.log").open("ab") as log:
-                self.processes[name] = subprocess.Popen(
-                    command, env=dict(self.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
+            self.spawn(name)
         wait_for(self._answers, seconds=START_SECONDS, what=f"{self.url}/health; the log: {self.log('web')[-2000:]}")
+
+    def spawn(self, name: str) -> None:
+        """Start one part, the leader of a process group of its own, and wait for nothing."""
+        command = [*self.program, "serve" if name == "web" else name]
+        if name == "web" and not self.with_celery:
+            command.append("--embedded")
+        path = self.data / f"{name}.log"
+        path.touch(mode=0o600)  # sessions of other users pass through this folder
+        with path.open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=self.account,
+                group=self.account,
+                extra_groups=None if self.account is None else [],
+                start_new_session=True,
+            )
 
     def _answers(self) -> bool | None:
         for name, process in self.processes.items():
@@ -219,9 +236,11 @@ def install(
     data.mkdir(parents=True, exist_ok=True)
     data.chmod(0o711)
     port = free_port()
-    client_id, client_secret = stand_in.add_application(f"http://127.0.0.1:{port}/login/callback")
-    (data / "keys").write_text(secrets.token_urlsafe(48) + "\n")
-    (data / "client-secret").write_text(client_secret + "\n")
+    callback = f"http://127.0.0.1:{port}/login/callback"
+    client_id, client_secret = stand_in.add_application(callback, scopes=SCOPES)
+    for name, secret in (("keys", secrets.token_urlsafe(48)), ("client-secret", client_secret)):
+        (data / name).touch(mode=0o600)
+        (data / name).write_text(secret + "\n")
     told = {
         "DATABASE__URL": database_url,
         "HTTP__PORT": str(port),

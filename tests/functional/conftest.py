@@ -14,7 +14,7 @@ import pytest
 from spawner.testing.gitlab.client import ProjectHandle, UserHandle
 from spawner.testing.gitlab.standin import StandIn
 from tests.installation import Client, Installation, install
-from tests.surroundings import passable
+from tests.surroundings import Folder
 
 if TYPE_CHECKING:
     from tests.servers import PostgreSQLServer, RedisServer
@@ -26,12 +26,12 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="module", params=WAYS)
 def installation(
     request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
+    folder: Folder,
     stand_in: StandIn,
     standalone_root: Path,
 ) -> Iterator[Installation]:
     """A running spawner; each module gets one of each way."""
-    data = passable(tmp_path_factory.mktemp("spawner"))
+    data = folder("spawner")
     redis: RedisServer | None = None
     database_url = f"sqlite:///{data}/slipway.db"
     if request.param == "postgresql-celery":

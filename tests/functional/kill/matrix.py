@@ -1,0 +1,158 @@
+"""Which kills there are, living them, and the table that tells what came of them.
+
+For: `test_kill_matrix`. The steps are those that a life without a kill was seen to write, so that a new write is a new
+row by itself; every victim is killed at every step at which it can be there.
+Promises: a step that did not come in a life is tried again; what never came is told, not left out.
+Must not know: how a kill is done, what is wrong with a life.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spawner.testing.gitlab.client import UserHandle
+from tests.functional.kill.house import House
+from tests.functional.kill.life import OF_THE_SESSION, Cell, Life
+
+AT_ONCE = 3
+TRIES = 3
+DRY_LIVES = 2
+COLUMNS = ("web", "worker", "beat", "redis", "agent", "session", "runner", "stand-in")
+_AGENT_BEGINS = "workload: process"
+_COMMAND = "pytest tests/functional/kill --kill-matrix=full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """What a life writes, in order, once each."""
+
+    launch: tuple[str, ...]
+    stop: tuple[str, ...]
+
+
+def discover(house: House, owner: UserHandle) -> Steps:
+    """Live without a kill, and return what was written."""
+    lives = [Life(house=house, owner=owner) for _ in range(DRY_LIVES)]
+    for life in lives:
+        troubles = [cell.trouble for cell in life.run()]
+        assert not any(troubles), troubles
+    assert all(life.stopping for life in lives), "a life without a kill did not end"
+    return Steps(
+        launch=tuple(dict.fromkeys(step for life in lives for step in life.launching)),
+        stop=tuple(dict.fromkeys(step for life in lives for step in life.stopping)),
+    )
+
+
+Pair = tuple[str, str | None, str | None]  # a victim, a step of the launch, a step of the stop
+
+
+def everything(house: House, steps: Steps) -> Iterator[Pair]:
+    """Yield each victim with each step of launch and of stop, two to a life."""
+    for victim in house.victims:
+        for launch, stop in itertools.zip_longest(_possible(victim, steps.launch), steps.stop):
+            yield victim, launch, stop
+
+
+def sample(house: House, steps: Steps) -> Iterator[Pair]:
+    """Yield one life per victim, each with other steps."""
+    for number, victim in enumerate(house.victims):
+        launch = _possible(victim, steps.launch)
+        place = number / len(house.victims)
+        yield victim, launch[int(place * len(launch))], steps.stop[int(place * len(steps.stop))]
+
+
+def _possible(victim: str, launch: Sequence[str]) -> Sequence[str]:
+    """Leave out what is written before there is an agent to kill."""
+    if victim not in OF_THE_SESSION or _AGENT_BEGINS not in launch:
+        return launch
+    return launch[launch.index(_AGENT_BEGINS) :]
+
+
+def live(house: House, owner: UserHandle, pairs: Iterable[Pair]) -> list[Cell]:
+    """Live every pair, some at once; a kill that did not come is tried again."""
+    waiting = list(pairs)
+    kept: dict[tuple[str, str, str], Cell] = {}
+    for _ in range(TRIES):
+        with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="life") as pool:
+            lives = [Life(house=house, owner=owner, victim=v, launch_step=a, stop_step=b) for v, a, b in waiting]
+            for cells in pool.map(Life.run, lives):
+                for cell in cells:
+                    key = (cell.victim, cell.flow, cell.step)
+                    if key not in kept or not kept[key].came:
+                        kept[key] = cell
+        waiting = [
+            (cell.victim, *((cell.step, None) if cell.flow == "launch" else (None, cell.step)))
+            for cell in kept.values()
+            if not cell.came and cell.is_good and cell.victim not in OF_THE_SESSION
+        ]
+        if not waiting:
+            break
+    return list(kept.values())
+
+
+# ---------------------------------------------------------------- the table
+
+
+def totals(cells: Sequence[Cell]) -> Mapping[str, int]:
+    """Return how many kills there were, and what they did."""
+    return {
+        "kills": sum(cell.came for cell in cells),
+        "lost": sum(cell.lost for cell in cells),
+        "doubled": sum(cell.doubled for cell in cells),
+        "orphaned": sum(cell.orphaned for cell in cells),
+    }
+
+
+def as_json(cells: Sequence[Cell]) -> Any:
+    """Return the matrix as a document."""
+    return {"totals": totals(cells), "cells": [asdict(cell) for cell in cells]}
+
+
+def as_markdown(cells: Sequence[Cell]) -> str:
+    """Return the matrix as a page."""
+    total = totals(cells)
+    lines = [
+        "# The kill matrix",
+        "",
+        "Each part of the installation is killed (SIGKILL) right after each write of a launch and of a stop, and is",
+        "started again as an init system would. The steps are found by a life without a kill. A cell is the time from",
+        "the request to a session that answers, or is gone; “·” means that the victim is not there at that step.",
+        f"Made by `{_COMMAND}`.",
+        "",
+        f"**{total['kills']} kills: lost {total['lost']}, doubled {total['doubled']}, orphaned {total['orphaned']}.**",
+    ]
+    for way in dict.fromkeys(cell.way for cell in cells):
+        for flow in ("launch", "stop"):
+            lines += ["", f"## {way}: {flow}", "", *_table([c for c in cells if (c.way, c.flow) == (way, flow)])]
+    lines += ["", "## What the person saw when the session itself was killed", "", *_sentences(cells)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(cells: Sequence[Cell]) -> Iterator[str]:
+    columns = [victim for victim in COLUMNS if any(cell.victim == victim for cell in cells)]
+    yield f"| after | {' | '.join(columns)} |"
+    yield f"| --- |{' --- |' * len(columns)}"
+    by_place = {(cell.step, cell.victim): cell for cell in cells}
+    for step in dict.fromkeys(cell.step for cell in cells):
+        shown = [_shown(by_place.get((step, victim))) for victim in columns]
+        yield f"| {step} | {' | '.join(shown)} |"
+
+
+def _shown(cell: Cell | None) -> str:
+    if cell is None or (not cell.came and cell.victim in OF_THE_SESSION and cell.is_good):
+        return "·"
+    if not cell.came and cell.is_good:
+        return "never came"
+    if cell.is_good:
+        return f"{cell.seconds:.1f} s"
+    return f"lost {cell.lost}, doubled {cell.doubled}, orphaned {cell.orphaned}"
+
+
+def _sentences(cells: Sequence[Cell]) -> Iterator[str]:
+    yield "| way | victim | after | sentence |"
+    yield "| --- | --- | --- | --- |"
+    for cell in cells:
+        if cell.victim in OF_THE_SESSION and cell.came and cell.flow == "launch":
+            yield f"| {cell.way} | {cell.victim} | {cell.step} | {cell.sentence or '(none)'} |"
