@@ -16,7 +16,6 @@ import pytest
 
 from spawner.testing.gitlab.standin import StandIn
 
-
 Folder = Callable[[str], Path]
 
 
