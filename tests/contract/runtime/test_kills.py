@@ -41,7 +41,7 @@ def test_a_spawner_killed_while_it_starts_a_session(real: Bench, standalone: Sta
     dying = subprocess.run(
         [sys.executable, "-c", _START],
         input=pickle.dumps((str(standalone.root), cache, steps, workload)),
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])},
         timeout=120,
         check=False,
     )

@@ -301,7 +301,15 @@ def test_a_session_gets_no_more_memory_than_its_class(real: Bench) -> None:
     limit = 600 << 20
     state = real.run(real.workload("memory", resources=Resources(cpu_cores=1, memory_bytes=limit, storage_bytes=0)))
     real.until(state, Health.READY)
-    code = "import os\nos.fork() or [os.environ, b'x' * (1 << 30), os._exit(7)]\nprint(os.wait()[1])"
+    code = """import os
+child = os.fork()
+if child == 0:
+    try:
+        greedy = b"x" * (1 << 30)
+        os._exit(7)
+    except BaseException:
+        os._exit(1)
+print(os.waitpid(child, 0)[1])"""
     with Kernel(state=state, headers=program_headers(real.place, state)) as kernel:
         status = kernel.run(code)
 
