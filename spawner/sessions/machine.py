@@ -78,7 +78,9 @@ def advance(  # noqa: PLR0911 - one return per phase
             return _stopping(session, facts, rules, now)
         case Phase.FAILED:
             return _failed(session, facts, rules, now)
-        case Phase.GONE | Phase.HIBERNATING | Phase.HIBERNATED:
+        case Phase.GONE:
+            return _released(session)
+        case Phase.HIBERNATING | Phase.HIBERNATED:
             # Hibernation has no rule yet: nothing puts a session there.
             return Step(session=replace(session, due_at=None))
         case _:
@@ -207,7 +209,7 @@ def _recent(restarts: Sequence[datetime], rules: Rules, now: datetime) -> tuple[
 def _towards_gone(session: Session, facts: Facts, rules: Rules, now: datetime) -> Step:
     match session.phase:
         case Phase.GONE:
-            return Step(session=replace(session, due_at=None))
+            return _released(session)
         case Phase.STOPPING:
             return _stopping(session, facts, rules, now)
         case _ if session.workload is None or _is_gone(facts.observation):
@@ -251,7 +253,7 @@ def again(session: Session, now: datetime) -> Step:
 
 
 def _gone(session: Session, rules: Rules, now: datetime) -> Step:
-    after = replace(session, due_at=None, retain_until=_later(now, rules.retention_seconds), reason="", step="")
+    after = replace(session, due_at=now, retain_until=_later(now, rules.retention_seconds), reason="", step="")
     after, entered = _enter(after, Phase.GONE, "Stopped.", now)
     days = rules.retention_seconds / 86400
     message = f"The session has ended; its folder is kept for {days:g} days." if session.launched_at else "Stopped."
@@ -260,7 +262,7 @@ def _gone(session: Session, rules: Rules, now: datetime) -> Step:
 
 
 def _fail(session: Session, failure: Failure, now: datetime) -> Step:
-    after = replace(session, failure=failure, due_at=now if session.workload else None, reason="", step="")
+    after = replace(session, failure=failure, due_at=now, reason="", step="")
     after, entered = _enter(after, Phase.FAILED, failure.message, now)
     failed = NewEvent(
         kind=EventKind.FAILED, message=failure.message, data={"code": failure.code, "remedy": failure.remedy}
@@ -272,8 +274,13 @@ def _fail(session: Session, failure: Failure, now: datetime) -> Step:
 def _failed(session: Session, facts: Facts, rules: Rules, now: datetime) -> Step:
     retain_until = session.retain_until or _later(now, rules.retention_seconds)
     if session.workload is None or _is_gone(facts.observation):
-        return Step(session=replace(session, due_at=None, retain_until=retain_until))
+        return _released(replace(session, retain_until=retain_until))
     return Step(session=replace(session, due_at=_later(now, 1), retain_until=retain_until), actions=(Action.STOP,))
+
+
+def _released(session: Session) -> Step:
+    """Ask for the last action of an ended session until it is done: whoever does it then clears `due_at`."""
+    return Step(session=session, actions=() if session.due_at is None else (Action.RELEASE,))
 
 
 # -------------------------------------------------------------------- words

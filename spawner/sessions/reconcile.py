@@ -135,6 +135,8 @@ class Reconciler:
             step = machine.advance(session, self._facts(session), self._settings.rules, self._clock.now())
             after = self._save(session, step, claim)
             acted = [self._perform(action, after, claim) for action in step.actions]
+            if step.actions == (Action.RELEASE,):  # nothing else is left to do; said only now that it is done
+                after = self._saved(replace(after, due_at=None), (), claim)
             if not any(acted) and after.phase is session.phase:
                 return claim
         return claim

@@ -141,6 +141,8 @@ ROWS: Mapping[str, tuple[Session, Facts, Phase, tuple[Action, ...]]] = {
     "stop: nothing left": (session(Phase.STOPPING, **GONE), seen(Health.GONE), Phase.GONE, (Action.RELEASE,)),
     "stop: failed": (session(Phase.FAILED, **GONE), Facts(), Phase.GONE, (Action.RELEASE,)),
     "stop: gone": (session(Phase.GONE, **GONE), Facts(), Phase.GONE, ()),
+    "gone, not released": (session(Phase.GONE, due_at=NOW, **GONE), Facts(), Phase.GONE, (Action.RELEASE,)),
+    "gone, wanted again, not released": (session(Phase.GONE, due_at=NOW), Facts(), Phase.GONE, (Action.RELEASE,)),
     "failed, compute left": (
         session(Phase.FAILED, workload=WorkloadName("w-1")),
         seen(Health.READY),
@@ -152,6 +154,12 @@ ROWS: Mapping[str, tuple[Session, Facts, Phase, tuple[Action, ...]]] = {
         seen(Health.GONE),
         Phase.FAILED,
         (),
+    ),
+    "failed, compute gone, not released": (
+        session(Phase.FAILED, workload=WorkloadName("w-1"), due_at=NOW),
+        seen(Health.GONE),
+        Phase.FAILED,
+        (Action.RELEASE,),
     ),
 }
 
@@ -189,6 +197,20 @@ def test_an_answer_may_be_performed_twice(case: str) -> None:
     if saved.phase is Phase.STARTING or (saved.phase is Phase.STOPPING and saved.workload):
         second = advance(saved, Facts() if saved.phase is Phase.STARTING else facts_after, RULES, NOW)
         assert [action for action in second.actions if action in {Action.START, Action.STOP}] == again
+
+
+@pytest.mark.parametrize("case", [name for name, row in ROWS.items() if row[3] == (Action.RELEASE,)])
+def test_a_release_is_asked_for_until_it_is_done(case: str) -> None:
+    """A crash between the end that was saved and its release leaves the session due, and released at the next look."""
+    before, facts, phase, _ = ROWS[case]
+
+    saved = advance(before, facts, RULES, NOW).session
+    again = advance(saved, facts, RULES, NOW + timedelta(seconds=1))
+    done = advance(replace(saved, due_at=None), facts, RULES, NOW + timedelta(seconds=1))
+
+    assert saved.due_at is not None
+    assert (again.session.phase, again.actions, again.events) == (phase, (Action.RELEASE,), ())
+    assert (done.session.due_at, done.actions) == (None, ())
 
 
 def test_a_restart_keeps_the_workspace_and_names_the_cause() -> None:
