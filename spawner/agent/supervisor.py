@@ -206,9 +206,8 @@ class Supervisor:
             self._ends(f"JupyterLab ended {how}.", exit_code=code if code >= 0 else 128 - code)
         else:
             last = child.last_line.decode("utf-8", errors="replace").strip()
-            self._ends(
-                f"JupyterLab ended before it was ready: {last[:200]}", exit_code=code if code >= 0 else 128 - code
-            )
+            why = f", by signal {-code}." if code < 0 else f": {last[:200]}" if last else f", with code {code}."
+            self._ends(f"JupyterLab ended before it was ready{why}", exit_code=code if code >= 0 else 128 - code)
 
     def _on_stop(self, _number: int, _frame: object) -> None:
         if self._kill_at is None:
