@@ -15,9 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from sqlalchemy import func, select
+
 from spawner.names import SessionName
 from spawner.sessions.model import Event, Session
-from spawner.store.engine import Engine, open_engine
+from spawner.store import tables
+from spawner.store.engine import Engine, open_engine, reading
 from spawner.store.sessions import SessionRows
 from spawner.testing.gitlab.standin import StandIn
 from spawner.wiring import SystemClock
@@ -111,11 +114,16 @@ class House:
         return Path(self.installation.environment["SPAWNER_STANDALONE__ROOT"])
 
     @property
-    def sessions(self) -> SessionRows:
-        """The sessions as the database has them."""
+    def engine(self) -> Engine:
+        """The database, as the spawner has it."""
         if self._engine is None:
             self._engine = open_engine(self.installation.environment["SPAWNER_DATABASE__URL"])
-        return SessionRows(self._engine, SystemClock())
+        return self._engine
+
+    @property
+    def sessions(self) -> SessionRows:
+        """The sessions as the database has them."""
+        return SessionRows(self.engine, SystemClock())
 
     def __enter__(self) -> Self:
         for name in ("steps", "armed", "fired", "pids"):
@@ -198,6 +206,12 @@ class House:
     def events(self, name: str) -> list[Event]:
         """Return a session's whole log."""
         return list(self.sessions.events(SessionName(name), after=0, limit=10_000))
+
+    def holds_credential(self, name: str) -> bool:
+        """Say whether the database still has a person's token kept with a session."""
+        statement = select(func.count()).select_from(tables.grants).where(tables.grants.c.session == name)
+        with reading(self.engine) as connection:
+            return connection.execute(statement).scalar_one() > 0
 
     def workloads(self, sha: str) -> frozenset[str]:
         """Return the names of all workloads that a commit ever had."""

@@ -105,7 +105,7 @@ class Life:
             if fate == "killed" and self.victim in OF_THE_SESSION:
                 self._works()
         except (NotYetError, AssertionError) as problem:
-            trouble = str(problem)[:400]
+            trouble = f"{problem}; {self._seen()}"
         return self._judged(cell, began, trouble, is_end=False)
 
     def _launch(self) -> None:
@@ -132,7 +132,7 @@ class Life:
                 server = self.client.get(self.name)
                 phase = "GONE" if server is None else server["slipway"]["phase"]
                 if phase == "FAILED":
-                    assert self.victim in OF_THE_SESSION, server
+                    assert self.victim in OF_THE_SESSION, server["status"]["message"]
                     self._launch()
                     return None
                 if phase != "RUNNING":
@@ -146,7 +146,7 @@ class Life:
                     raise
                 return None  # not to be entered just now
 
-        wait_for(look, seconds=REACH_SECONDS, what=f"{self.name} at work; {self._seen()}")
+        wait_for(look, seconds=REACH_SECONDS, what=f"{self.name} at work")
 
     # ------------------------------------------------------------ stop
 
@@ -159,7 +159,7 @@ class Life:
             wait_for(
                 lambda: _paused(self._phase() is Phase.GONE or None),
                 seconds=GONE_SECONDS,
-                what=f"{self.name} gone; {self._seen()}",
+                what=f"{self.name} gone",
             )
             wait_for(
                 lambda: _paused("stop: lease given back" in self.house.steps(self.sha)[came:] or None),
@@ -168,7 +168,7 @@ class Life:
             )
             self._fate(cell)
         except (NotYetError, AssertionError) as problem:
-            trouble = str(problem)[:400]
+            trouble = f"{problem}; {self._seen()}"
         return self._judged(cell, began, trouble, is_end=True)
 
     def _stop(self) -> None:
@@ -219,6 +219,8 @@ class Life:
         orphaned = self.house.left_over(self.sha, workspace, within_seconds=LEFT_SECONDS) if is_end and row else 0
         problems = [trouble] if trouble else []
         problems += _defects(row, events, is_end=is_end)
+        if is_end and self.house.holds_credential(self.name):
+            problems.append("a stored credential outlived its session")
         return Cell(
             way=cell.way,
             flow=cell.flow,
