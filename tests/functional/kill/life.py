@@ -131,7 +131,7 @@ class Life:
             try:
                 server = self.client.get(self.name)
                 phase = "GONE" if server is None else server["slipway"]["phase"]
-                if phase == "FAILED":
+                if server is not None and phase == "FAILED":
                     assert self.victim in OF_THE_SESSION, server["status"]["message"]
                     self._launch()
                     return None

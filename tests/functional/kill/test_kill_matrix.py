@@ -1,9 +1,11 @@
 """The kill matrix: every part, after every write of a launch and of a stop, on both ways.
 
-By default a sample; `--kill-matrix=full` does every cell and writes docs/development/kill-matrix.md.
+By default a sample; `--kill-matrix=full` does every cell and writes docs/development/kill-matrix.md, in which the way
+that a run left out (`-k sqlite`) stands as the last full run had it.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from tests.functional.kill import matrix
 from tests.functional.kill.house import House
 from tests.functional.kill.life import OF_THE_SESSION, Cell
 
-PAGE = Path(__file__).parents[3] / "docs" / "development" / "kill-matrix.md"
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "development" / "kill-matrix.md"
+KEPT = ROOT / ".slipway" / "kill-matrix.json"
 pytestmark = pytest.mark.timeout(4 * 3600)  # a whole matrix; the waits inside are short
 
 
@@ -23,15 +27,19 @@ def cells(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Every cell of the run, printed at its end."""
     found: list[Cell] = []
     yield found
-    page = matrix.as_markdown(found)
+    told = [matrix.as_json(found), matrix.as_markdown(found)]
     written = tmp_path_factory.mktemp("kill-matrix") / "kill-matrix.json"
-    written.write_text(json.dumps(matrix.as_json(found), indent=1))
+    written.write_text(json.dumps(told[0], indent=1))
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        print(f"\n{page}\nThe same as JSON: {written}")  # noqa: T201 - the matrix is there to be read
-    ways = {cell.way for cell in found}
-    if request.config.getoption("--kill-matrix") == "full" and len(ways) > 1:
-        PAGE.write_text(page)
+        sys.stdout.write(f"\n{told[1]}\nThe same as JSON: {written}\n")
+    if request.config.getoption("--kill-matrix") == "full":
+        ways = {cell.way for cell in found}
+        before = json.loads(KEPT.read_text())["cells"] if KEPT.exists() else []
+        everything = [*(cell for each in before if (cell := Cell(**each)).way not in ways), *found]
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(json.dumps(matrix.as_json(everything), indent=1))
+        PAGE.write_text(matrix.as_markdown(everything))
 
 
 def test_nothing_is_lost_doubled_or_orphaned(
