@@ -21,7 +21,7 @@ from spawner.errors import ForgeUnavailable, ProjectNotFound, TokenRejected
 from spawner.http import create_app
 from spawner.images.model import BuildPolicy, Policy
 from spawner.images.service import ImageService, ImageSettings
-from spawner.names import CommitSha, ProjectPath, SessionName
+from spawner.names import SHORT_SHA_LENGTH, CommitSha, ProjectPath, SessionName
 from spawner.ports import (
     AccessLevel,
     Address,
@@ -143,7 +143,11 @@ class WorldForge:
 
     def commit(self, credential: Credential, project: ProjectKey, revision: str) -> Commit | None:
         found = self._open(credential, project)
-        return found.commits.get(found.branches.get(revision, CommitSha(revision)))
+        sha = found.branches.get(revision, CommitSha(revision))
+        short = (
+            each for name, each in found.commits.items() if len(revision) >= SHORT_SHA_LENGTH and name.startswith(sha)
+        )
+        return found.commits.get(sha) or next(short, None)
 
     def refs_of(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> Sequence[Ref]:
         found = self._open(credential, project)
