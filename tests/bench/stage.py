@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func, select
 
 from spawner.names import CommitSha, ProjectPath, SessionName, SessionSubject, UserId, session_name
 from spawner.ports import Project, RefKind, Visibility
 from spawner.sessions.model import EventKind, LaunchRequest, NewEvent, Phase, Session, Target
 from spawner.store import tables
-from spawner.store.engine import open_engine, writing
+from spawner.store.engine import open_engine, reading, writing
 from spawner.store.sessions import SessionRows
 from spawner.store.users import UserRows
 from spawner.testing.gitlab.client import ProjectHandle, UserHandle
@@ -162,6 +162,12 @@ class Rows:
         """Put sessions, each with its first event."""
         event = NewEvent(kind=EventKind.PHASE, message="Accepted.", data={"to": Phase.NEW.value})
         return [self.sessions.add(each, [event])[0].name for each in sessions]
+
+    def count(self, build: str, *phases: Phase) -> int:
+        """Count the sessions of a build that are in one of the phases."""
+        wanted = (tables.sessions.c.build_id == build, tables.sessions.c.phase.in_([phase.value for phase in phases]))
+        with reading(self._engine) as connection:
+            return connection.execute(select(func.count()).select_from(tables.sessions).where(*wanted)).scalar_one()
 
     def forget(self, sha: str) -> None:
         """Delete the sessions of a commit."""
