@@ -30,7 +30,7 @@ _UNIQUE = hashlib.sha256(_SESSION["session"].encode()).hexdigest()[:16]
 _STATE_COOKIE = f"slipway-state-{_UNIQUE}"
 _REDEEM_SECONDS = 10
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width"><meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width"><meta name="referrer" content="strict-origin">
 <style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:20vh auto;padding:0 1rem}}
 @media (prefers-color-scheme:dark){{body{{background:#111;color:#eee}}}}</style></head><body>{body}</body></html>"""
 _OPENING = """<h1>Opening your session</h1><form method="post" action="{action}">
@@ -83,7 +83,8 @@ class OpenHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
     async def get(self) -> None:
         code = self.get_query_argument("code", "")
         self.set_header("Cache-Control", "no-store")
-        self.set_header("Referrer-Policy", "no-referrer")
+        # Without its origin the form below would be refused; of the address, which holds the code, nothing is told.
+        self.set_header("Referrer-Policy", "strict-origin")
         if "application/json" in self.request.headers.get("Accept", ""):
             await self._answer_program(code)
             return
