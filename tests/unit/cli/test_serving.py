@@ -1,0 +1,98 @@
+"""What `serve`, `worker`, `beat`, `migrate`, `gc` and `doctor` say before they do anything.
+
+Covered: settings that do not fit, a database of another release, usage, the doctor's findings.
+Left out: serving itself, which the functional suite and the demo do.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spawner.cli.exits import ExitCode
+from tests.servers import free_port
+from tests.unit.cli.conftest import Run
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The least settings a spawner needs; GitLab's address answers nobody."""
+    (tmp_path / "keys").write_text("0123456789abcdefghijklmnopqrstuvwxyz-unit\n")
+    for name, value in {
+        "DATABASE__URL": f"sqlite:///{tmp_path}/slipway.db",
+        "GITLAB__URL": f"http://127.0.0.1:{free_port()}",
+        "SECRETS__KEY_FILE": str(tmp_path / "keys"),
+        "STANDALONE__ROOT": str(tmp_path / "standalone"),
+    }.items():
+        monkeypatch.setenv(f"SPAWNER_{name}", value)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("environment", "command", "code", "words"),
+    [
+        ({"SPAWNER_GITLAB__ULR": "x"}, ("serve", "--embedded"), ExitCode.FAILED, "SPAWNER_GITLAB__URL"),
+        ({}, ("serve",), ExitCode.FAILED, "spawner serve --embedded"),
+        ({}, ("serve", "--embedded", "--processes", "2"), ExitCode.USAGE, "one process"),
+        ({}, ("worker",), ExitCode.FAILED, "No Redis is set"),
+        ({}, ("beat",), ExitCode.FAILED, "No Redis is set"),
+        (
+            {"SPAWNER_TASKS__DISPATCHER": "celery", "SPAWNER_REDIS__URL": "redis://127.0.0.1:9/0"},
+            ("serve",),
+            ExitCode.FAILED,
+            "spawner migrate",
+        ),
+    ],
+    ids=["unknown setting", "nobody works", "two processes", "worker", "beat", "not migrated"],
+)
+@pytest.mark.usefixtures("settings")
+def test_refusals(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    command: tuple[str, ...],
+    code: ExitCode,
+    words: str,
+) -> None:
+    """What cannot work is refused in a sentence before anything listens."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ended = run(*command)
+    assert ended.code == code
+    assert words in ended.err
+
+
+def test_migrate_twice(settings: Path, run: Run) -> None:
+    """A migration makes the database; a second one finds nothing to do."""
+    first, second = run("migrate", "--json").document, run("migrate", "--json").document
+    assert first["before"] is None
+    assert second["before"] == second["after"] == first["after"]
+    assert (settings / "slipway.db").exists()
+
+
+@pytest.mark.usefixtures("settings")
+def test_gc_finds_nothing_on_a_new_machine(run: Run) -> None:
+    """Where nothing runs there are no leftovers."""
+    run("migrate")
+    assert run("gc", "--json").document == {"leftovers": [], "ended": []}
+
+
+@pytest.mark.usefixtures("settings")
+def test_doctor_names_what_is_wrong_and_what_to_do(run: Run) -> None:
+    """Each thing has one line; what is wrong has a remedy, and what is away is told apart."""
+    ended = run("doctor", "--json")
+    found = {row["check"]: row for row in json.loads(ended.out)["findings"]}
+    assert ended.code == ExitCode.FAILED
+    assert (found["database"]["verdict"], found["database"]["remedy"]) == ("wrong", "Run `spawner migrate`.")
+    assert found["gitlab"]["verdict"] == "away"
+    assert {name for name, row in found.items() if row["verdict"] == "ok"} >= {"settings", "redis", "runtime", "git"}
+    run("migrate")
+    assert run("doctor").code == ExitCode.UNAVAILABLE
+
+
+def test_doctor_ends_where_settings_do_not_fit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GitLab there is one finding, and it says which setting."""
+    monkeypatch.delenv("SPAWNER_GITLAB__URL", raising=False)
+    found = json.loads(run("doctor", "--json").out)["findings"]
+    assert [row["check"] for row in found] == ["settings"]
+    assert "SPAWNER_" in found[0]["remedy"]
