@@ -34,10 +34,10 @@ def spawner_settings(places: Places, seeded: Seeded, *, dispatcher: str, build_j
     if not hook_secret.exists():
         _write(hook_secret, secrets.token_urlsafe(32))
     _write(private / "client-secret", seeded.client_secret)
-    spawner = places.data / "spawner"
-    spawner.mkdir(mode=0o711, exist_ok=True)
+    database = places.data / "database"
+    database.mkdir(mode=0o700, exist_ok=True)  # sessions of other user ids pass through the folder above
     settings = {
-        "DATABASE__URL": f"sqlite:///{spawner}/slipway.db",
+        "DATABASE__URL": f"sqlite:///{database}/slipway.db",
         "HTTP__HOST": places.host,
         "HTTP__PORT": str(places.ports.spawner),
         "HTTP__PUBLIC_URL": places.url(places.ports.spawner),
@@ -46,20 +46,22 @@ def spawner_settings(places: Places, seeded: Seeded, *, dispatcher: str, build_j
         "GITLAB__CLIENT_SECRET_FILE": str(private / "client-secret"),
         "GITLAB__WEBHOOK_SECRET_FILE": str(hook_secret),
         "SECRETS__KEY_FILE": str(private / "keys"),
-        "STANDALONE__ROOT": str(spawner / "standalone"),
+        "STANDALONE__ROOT": str(places.data / "standalone"),
         "STANDALONE__HOST": "127.0.0.1" if places.host == "localhost" else places.host,
         "IMAGES__BUILD_JOB": build_job,
         "TASKS__DISPATCHER": dispatcher,
     }
     if dispatcher == "celery":
         settings["REDIS__URL"] = f"redis://127.0.0.1:{places.ports.redis}/0"
+        settings["REDIS__PASSWORD_FILE"] = str(private / "redis-password")
+        _write(private / "redis-password", secrets.token_urlsafe(32))  # sessions reach its port too
     return {f"{PREFIX}{name}": value for name, value in settings.items()}
 
 
 def _write(path: Path, secret: str) -> None:
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
-    path.write_text(secret + "\n", encoding="ascii")
+    path.write_text(secret + "\n", encoding="utf-8")
 
 
 class Parts:
@@ -145,10 +147,13 @@ class Parts:
         folder = self._places.data / "redis"
         folder.mkdir(mode=0o700, exist_ok=True)
         port = self._places.ports.redis
-        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+        password = (self._places.data / "secrets" / "redis-password").read_text(encoding="ascii").strip()
+        told = {"port": port, "bind": "127.0.0.1", "dir": f'"{folder}"', "save": '""', "appendonly": "no"}
+        lines = [f"{name} {value}" for name, value in (told | {"requirepass": password}).items()]
+        _write(folder / "redis.conf", "\n".join(lines))  # an argument would show the password to every user
         return Part(
             name="redis",
-            command=[*command, "--appendonly", "no", "--daemonize", "no"],
+            command=[program, str(folder / "redis.conf")],
             environment=self._plain,
             log=self._places.log("redis"),
             is_ready=lambda: _listens(port),
