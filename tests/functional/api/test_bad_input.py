@@ -60,6 +60,7 @@ def test_browser(world: World) -> None:
     """A strange way back from GitLab, and strange cookies, are told as such."""
     client = client_of(world, None)
     assert client.get("/login/callback?code=%00&state=%00").status_code == 422
+    assert client.get("/login/gitlab?next=/%0d%0aX:%20y").status_code == 422
     client.set_cookie("slipway-login-x", "\x7f", domain="slipway.test")
     assert client.get("/").status_code == 200
 
