@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -39,7 +40,7 @@ from spawner.sessions.reconcile import Reconciler, SessionSettings
 from spawner.sessions.service import SessionService
 from spawner.sessions.waiters import SessionWaiters
 from spawner.store.builds import BuildRows
-from spawner.store.engine import open_engine
+from spawner.store.engine import open_engine, ping
 from spawner.store.sessions import SessionRows
 from spawner.store.users import UserRows
 from spawner.tasks.inprocess import InProcessDispatcher, Pace
@@ -102,7 +103,11 @@ def wire(settings: Settings) -> Wired:
     services = _services(settings, engine=engine, keys=keys, dispatcher=dispatcher)
     return Wired(
         services=services,
-        edge=_edge(settings, keys=keys, announcements=dispatcher.announcements),
+        edge=replace(
+            _edge(settings, keys=keys, announcements=dispatcher.announcements),
+            # GitLab and Redis are left out: without them we answer less, not nothing.
+            readiness={"database": partial(ping, engine)},
+        ),
         dispatcher=dispatcher,
         engine=engine,
     )

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url, select
 from sqlalchemy.engine import URL
 
 from spawner.errors import Misconfigured, StoreUnavailable, foreign
@@ -157,6 +157,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
     """Give a connection within one read transaction; raises StoreUnavailable."""
     with _mapped(), engine.connect() as connection, connection.begin():
         yield connection
+
+
+def ping(engine: Engine) -> None:
+    """Ask the database for nothing; raises StoreUnavailable."""
+    with reading(engine) as connection:
+        connection.execute(select(1))
 
 
 @contextmanager
