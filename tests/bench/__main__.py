@@ -5,6 +5,7 @@ Must not know: what a bench measures.
 """
 
 import importlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(names: tuple[str, ...], json_file: Path | None, runs: int, *, write_pag
     Each prints a table: ours, the alternative or the limit measured in the same run, the ratio, the spread; and writes
     .slipway/bench/NAME.json.
     """
+    # CI jobs run `builder`, the one of this installation.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     for name in names or (() if write_page else BENCHES):
