@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from builder.entries import Kind
-from builder.tags import Label, candidate_tags, environment_tag, names_commit
+from builder.tags import Label, candidate_tags, environment_tag, is_short_tag, names_commit
 from spawner.errors import Forbidden, NotFound, SignInRequired, TemporaryError
 from spawner.images import log as build_log
 from spawner.images.model import Build, ChosenImage, Facts, Found, ImageSource, Policy, build_id
@@ -44,6 +44,7 @@ _log = structlog.get_logger()
 POLL_SECONDS = (2.0, 5.0, 10.0, 20.0)  # after the 1st, 2nd … look without a change; gitlab.md §3.5
 LAG_LOOK_SECONDS = 1.0  # while an image may be on its way from a job that has just succeeded
 LISTEN_SECONDS = 20.0  # when nobody waits, but somebody runs on a lesser rung
+CLOCKS_DIFFER_SECONDS = 0.5  # between two hosts, at most; less than the shortest pause between two looks
 POLL_LEASE_SECONDS = 60.0  # longer than the slowest look: every call of it has its own time limit
 ANCESTORS_LIMIT = 100
 OWN_TAG = re.compile(r"(?:[0-9a-f]{7}|[0-9a-f]{8}|[0-9a-f]{40})(?:-environment)?")
@@ -187,7 +188,7 @@ class ImageService:
         for kind in sorted(accepts):
             for tag in candidate_tags(sha, Kind(kind.value)):
                 image = self._registry.find(f"{name}:{tag}", credential)
-                if image is not None and _is_of_commit(image, sha):
+                if image is not None and _is_of_commit(image, tag, sha):
                     return self._found(image, kind, tag, note=_short_tag_note(image, tag, sha))
         return None
 
@@ -226,7 +227,7 @@ class ImageService:
             for kind in sorted(subject.accepts):
                 for tag in candidate_tags(parent, Kind(kind.value)):
                     image = self._registry.find(f"{name}:{tag}", credential) if tag in tags else None
-                    if image is not None and _is_of_commit(image, parent):
+                    if image is not None and _is_of_commit(image, tag, parent):
                         return replace(self._found(image, kind, tag), built_for_commit=parent)
         return None
 
@@ -312,22 +313,29 @@ class ImageService:
         return rungs.exact is not None or rungs.environment is not None
 
     def watch(self, subject: Subject) -> Build:
-        """Make sure that somebody looks at the commit's build; returns its row."""
+        """Make sure that somebody looks at the commit's build; returns its row.
+
+        A thousand waiters call this each time the build changes: all but the first only read.
+        """
         now = self._clock.now()
-        build = self._builds.add(
-            Build(
-                id=build_id(subject.forge, subject.project.id, subject.sha),
-                forge=subject.forge,
-                project_id=subject.project.id,
-                sha=subject.sha,
-                job_name=self.settings.build_job,
-                first_asked_at=now,
-                due_at=now,
+        id_ = build_id(subject.forge, subject.project.id, subject.sha)
+        build = self._builds.get(id_)
+        if build is None:
+            build = self._builds.add(
+                Build(
+                    id=id_,
+                    forge=subject.forge,
+                    project_id=subject.project.id,
+                    sha=subject.sha,
+                    job_name=self.settings.build_job,
+                    first_asked_at=now,
+                    due_at=now,
+                )
             )
-        )
+        if build.due_at is None:
+            self._builds.hint(id_, now)
         if build.due_at is None or build.due_at <= now:
-            self._builds.hint(build.id, now)
-            self._dispatcher.soon(TaskKind.BUILD, build.id)
+            self._dispatcher.soon(TaskKind.BUILD, id_)
         return build
 
     def hint(self, forge: str, project_id: int, sha: CommitSha) -> None:
@@ -359,11 +367,17 @@ class ImageService:
         return found is not None and found.sha == subject.sha
 
     def poll(self, id: str) -> None:  # noqa: A002
-        """Look at one build with any waiter's credential and tell its sessions what changed; idempotent."""
-        if not self._builds.claim(id, seconds=POLL_LEASE_SECONDS):
+        """Look at one build with any waiter's credential and tell its sessions what changed; idempotent.
+
+        One that is not due is left alone: many may have asked for the look that somebody has just had.
+        """
+        if not self._is_due(self._builds.get(id)) or not self._builds.claim(id, seconds=POLL_LEASE_SECONDS):
             return
         before = self._builds.get(id)
         if before is None:
+            return
+        if not self._is_due(before):
+            self._builds.save(before)
             return
         after = self._look(before)
         saved = self._builds.save(after)
@@ -375,6 +389,11 @@ class ImageService:
                 trouble=after.trouble or None,
             )
             self._waiters.wake(id)
+
+    def _is_due(self, build: Build | None) -> bool:
+        if build is None or build.due_at is None:
+            return False
+        return build.due_at <= self._clock.now() + timedelta(seconds=CLOCKS_DIFFER_SECONDS)
 
     def _look(self, build: Build) -> Build:
         now = self._clock.now()
@@ -467,9 +486,12 @@ def _finished_at(before: Build, after: Build, now: datetime) -> datetime | None:
     return now if before.job is not None else (job.finished_at or now)
 
 
-def _is_of_commit(image: RegistryImage, sha: CommitSha) -> bool:
-    """Say whether a tag's image is this commit's: a label naming another commit says that it is not."""
-    return image.labels.get(Label.REVISION, sha) == sha
+def _is_of_commit(image: RegistryImage, tag: str, sha: CommitSha) -> bool:
+    """Say whether a tag's image is this commit's: a short tag may be another's, and its label then says so.
+
+    A full tag always counts. The label of one that was put there by a job that reused an image names the first commit.
+    """
+    return not is_short_tag(tag) or image.labels.get(Label.REVISION, sha) == sha
 
 
 def _short_tag_note(image: RegistryImage, tag: str, sha: CommitSha) -> str:
