@@ -38,6 +38,7 @@ from spawner.names import (
     workspace_name,
 )
 from spawner.ports import (
+    AccessLevel,
     Clock,
     Dispatcher,
     Forge,
@@ -137,7 +138,7 @@ class SessionService:
         place = self._finder.find(named, credential, int(caller.user.subject))
         self._access.remember(caller.user.id, place.project.id, place.access_level)
         runtime = self._runtimes[request.runtime or self.settings.default_runtime]
-        warnings = self._admit(runtime, caller)
+        warnings = self._admit(runtime, caller, place)
         session = self._new(caller, place, replace(request, runtime=runtime.name), warnings)
         return self._put(caller, session)
 
@@ -201,9 +202,14 @@ class SessionService:
         )
         return session_name(subject, hash_length=length)
 
-    def _admit(self, runtime: Runtime, caller: Caller) -> tuple[str, ...]:
+    def _admit(self, runtime: Runtime, caller: Caller, place: Place) -> tuple[str, ...]:
+        """Have the person admitted; returns what they must read first, more of it for a stranger's project."""
         admit = getattr(runtime, "admit", None)
-        return () if admit is None else tuple(admit(caller.user.id, caller.user.username))
+        warnings = () if admit is None else tuple(admit(caller.user.id, caller.user.username))
+        if warnings and place.access_level == AccessLevel.NONE:
+            path = place.project.path
+            warnings += (f"You are no member of {path}: its code will run with everything this account may do.",)
+        return warnings
 
     def _new(self, caller: Caller, place: Place, request: LaunchRequest, warnings: tuple[str, ...]) -> Session:
         now = self._clock.now()

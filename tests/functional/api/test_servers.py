@@ -180,6 +180,18 @@ def test_stranger(world: World, ada: FlaskClient, bob: FlaskClient) -> None:
     assert _in_state(ada, name, "running")
 
 
+@pytest.mark.parametrize(("who", "count"), [("ada", 1), ("bob", 2)])
+def test_a_runtime_that_separates_nothing_warns(world: World, who: str, count: int) -> None:
+    """The runtime's warning is shown at launch, and a second one before a project the person is no member of."""
+    world.add_project("grp/open", members={"ada": AccessLevel.DEVELOPER}, visibility=Visibility.PUBLIC)
+    world.runtime.warnings = ("Launch only code you trust as yourself.",)
+    shown = launch(client_of(world, who), project="open")["status"]["warnings"]
+    assert [each["message"] for each in shown] == [
+        "Launch only code you trust as yourself.",
+        "You are no member of grp/open: its code will run with everything this account may do.",
+    ][:count]
+
+
 def test_private_project(bob: FlaskClient) -> None:
     """Somebody else's private project does not exist."""
     answer = bob.post("/notebooks/servers", json=BODY)

@@ -21,7 +21,7 @@ from spawner.errors import ForgeUnavailable, ProjectNotFound, TokenRejected
 from spawner.http import create_app
 from spawner.images.model import BuildPolicy, Policy
 from spawner.images.service import ImageService, ImageSettings
-from spawner.names import SHORT_SHA_LENGTH, CommitSha, ProjectPath, SessionName
+from spawner.names import SHORT_SHA_LENGTH, CommitSha, ProjectPath, SessionName, UserId
 from spawner.ports import (
     AccessLevel,
     Address,
@@ -250,6 +250,14 @@ class WorldRuntime:
         self.credentials: dict[SessionName, str] = {}
         self.workloads: dict[SessionName, Workload] = {}
         self.lines: list[LogLine] = []
+        self.warnings: tuple[str, ...] = ()
+
+    def admit(self, user_id: UserId, username: str) -> tuple[str, ...]:
+        del user_id, username
+        return self.warnings
+
+    def release(self, user_id: UserId) -> None:
+        del user_id
 
     def start(self, workload: Workload) -> Iterator[Progress]:
         self.workloads[workload.session] = workload
