@@ -28,9 +28,9 @@ from urllib.parse import urlsplit
 import requests
 import websocket
 
-READY_SECONDS = 120.0  # a cold environment has to be fetched within it
-BUILD_SECONDS = 150.0
-SHORT_SECONDS = 20.0
+READY_SECONDS = 300.0  # a cold environment has to be fetched and compiled within it, on a busy machine too
+BUILD_SECONDS = 300.0
+SHORT_SECONDS = 30.0
 TOKENLESS = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
 
 

@@ -48,6 +48,7 @@ def spawner_settings(places: Places, seeded: Seeded, *, dispatcher: str, build_j
         "SECRETS__KEY_FILE": str(private / "keys"),
         "STANDALONE__ROOT": str(places.data / "standalone"),
         "STANDALONE__HOST": "127.0.0.1" if places.host == "localhost" else places.host,
+        "SESSIONS__START_BUDGET_SECONDS": "300",  # the first environment of a slow machine is installed within it
         "IMAGES__BUILD_JOB": build_job,
         "TASKS__DISPATCHER": dispatcher,
     }
