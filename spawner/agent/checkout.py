@@ -11,6 +11,7 @@ from spawner.agent.plan import CheckoutPlan, Plan
 
 ALREADY_THERE = 10  # exit code of `SCRIPT`: reopened as it was left
 REFUSED = 11  # exit code of `SCRIPT`: asking again would not help
+AWAY = 12  # exit code of `SCRIPT`: nobody answered, or somebody said "later"
 
 # A depth of one commit: the size of a history never delays a start. `origin/<branch>` is set to the commit that is
 # known to lie on it; the next `git fetch` moves it on, and the shallow commit connects.
@@ -28,6 +29,8 @@ if ! git fetch -q --depth 1 --no-tags origin "$SLIPWAY_SHA" 2>"$TMPDIR/fetch-err
     # A 503 comes with a sentence too ("remote: ..."), so that line says nothing.
     refused='returned error: (400|403|404)|^fatal: repository .* not found|not our ref|remote error'
     if grep -qE "$refused" "$TMPDIR/fetch-error"; then exit 11; fi
+    away='returned error: 5|[Ff]ailed to connect|[Cc]ould.?n.t connect|[Cc]onnection (refused|reset|timed out|was)'
+    if grep -qE "$away|Empty reply|early EOF|unexpected disconnect" "$TMPDIR/fetch-error"; then exit 12; fi
     exit 1
 fi
 if [ "$SLIPWAY_IS_TAG" = 1 ]; then

@@ -28,7 +28,7 @@ from spawner.agent.report import Reporter
 _GRACE_SECONDS = 10.0  # when the one who stops us did not say
 _KILL_SECONDS = 10.0
 _LAST_WORD_SECONDS = 2.0
-_RETRY_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)  # a spawner restarts within these
+_RETRY_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 _MEMORY_LOOK_SECONDS = 1.0
 
 
@@ -128,9 +128,11 @@ class Supervisor:
             self._step(said)
             self._start_project()
             return
-        can_retry = code != checkout.REFUSED and self._tries <= len(_RETRY_PAUSES_SECONDS)
-        if can_retry and not self._is_late():
-            self._retry_at = time.monotonic() + _RETRY_PAUSES_SECONDS[self._tries - 1]
+        is_away = code == checkout.AWAY  # a spawner that restarts: worth the whole budget, and nothing else would help
+        can_retry = code != checkout.REFUSED and (is_away or self._tries <= len(_RETRY_PAUSES_SECONDS))
+        pause_seconds = _RETRY_PAUSES_SECONDS[min(self._tries, len(_RETRY_PAUSES_SECONDS)) - 1]
+        if can_retry and not self._is_late(in_seconds=pause_seconds):
+            self._retry_at = time.monotonic() + pause_seconds
             return
         last = child.last_line.decode("utf-8", errors="replace").strip()
         self._ends(f"Git could not check out {self._plan.checkout.sha[:7]}: {last[:200]}", exit_code=1)
@@ -246,8 +248,8 @@ class Supervisor:
             ends.append(time.monotonic() + _MEMORY_LOOK_SECONDS)
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
-    def _is_late(self) -> bool:
-        return time.monotonic() > self._began_at + self._plan.start_budget_seconds
+    def _is_late(self, *, in_seconds: float = 0.0) -> bool:
+        return time.monotonic() + in_seconds > self._began_at + self._plan.start_budget_seconds
 
     # ------------------------------------------------------------ words
 

@@ -3,6 +3,7 @@
 Left out: the relay and the agent around it (contract/runtime, functional).
 """
 
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -101,8 +102,24 @@ def test_a_finished_checkout_is_left_alone(tmp_path: Path, origin: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(503, 1), (502, 1), (403, checkout.REFUSED), (404, checkout.REFUSED), (400, checkout.REFUSED)]
+    ("status", "code"),
+    [
+        (503, checkout.AWAY),
+        (502, checkout.AWAY),
+        (403, checkout.REFUSED),
+        (404, checkout.REFUSED),
+        (400, checkout.REFUSED),
+    ],
 )
 def test_a_relay_that_is_away_is_asked_again(tmp_path: Path, relay: str, status: int, code: int) -> None:
     """A refusal ends the tries, and a sentence that comes with a 503 does not make it one."""
     assert _run(tmp_path / "place", f"{relay}/{status}/project.git", "0" * 40) == code
+
+
+def test_nobody_at_the_relay_s_port_is_absence(tmp_path: Path) -> None:
+    """A spawner that is not there yet is told apart from one that refuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    assert _run(tmp_path / "place", f"http://127.0.0.1:{port}/project.git", "0" * 40) == checkout.AWAY
