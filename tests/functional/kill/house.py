@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,10 +178,10 @@ class House:
 
     # ------------------------------------------------------------ what the harness asks and arms
 
-    def arm(self, sha: str, *, identity: str, step: str, victim: str) -> None:
-        """Have a victim killed right after a commit's first write of that name."""
+    def arm(self, sha: str, *, victim: str, kills: Mapping[str, str]) -> None:
+        """Have a victim killed right after a commit's first write of each name; the values tell the kills apart."""
         draft = self.folder / "armed" / f".{sha}"
-        draft.write_text(json.dumps({"id": identity, "step": step, "victim": victim}))
+        draft.write_text(json.dumps({"victim": victim, "kills": dict(kills)}))
         draft.rename(self.folder / "armed" / f"{sha}.json")
 
     def fired(self, identity: str) -> str | None:

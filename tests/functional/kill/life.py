@@ -1,4 +1,4 @@
-"""One session's life with a kill in its launch and one in its stop, and what came of it.
+"""One session's life with kills in its launch and in its stop, and what came of it.
 
 For: the kill matrix. A person's client launches, waits, works and stops; it repeats a request that was cut off, as
 browsers and programs do, and launches again what failed in words. Nothing else helps.
@@ -64,8 +64,8 @@ class Life:
     house: House
     owner: UserHandle
     victim: str = ""
-    launch_step: str | None = None
-    stop_step: str | None = None
+    launch_steps: tuple[str, ...] = ()  # after each of these the victim is killed
+    stop_steps: tuple[str, ...] = ()
     client: Client = field(init=False)
     project: ProjectHandle = field(init=False)
     sha: str = ""
@@ -79,34 +79,47 @@ class Life:
         self.project = _persists(self._made)
         files = {"README.md": self.project.path, ".gitlab-ci.yml": CI}
         self.sha = _persists(lambda: self.house.stand_in.commit(self.project, files))
-        cells = [self._launched()]
-        came = len(self.house.steps(self.sha))
+        cells, is_good = self._launched()
         self.launching = self.house.steps(self.sha)
-        if cells[0].trouble:
+        if not is_good:
             self._ends()
             return cells
-        cells.append(self._stopped(came))
+        came = len(self.launching)
+        cells += self._stopped(came)
         self.stopping = self.house.steps(self.sha)[came:]
-        return [cell for cell, step in zip(cells, (self.launch_step, self.stop_step), strict=True) if step is not None]
+        return cells
 
     def _made(self) -> ProjectHandle:
         return self.house.stand_in.add_project(f"{self.owner.username}/kill-{next(_numbers)}", owner=self.owner)
 
     # ------------------------------------------------------------ launch
 
-    def _launched(self) -> Cell:
-        cell = self._armed("launch", self.launch_step)
+    def _launched(self) -> tuple[list[Cell], bool]:
+        self._arm("launch", self.launch_steps)
         began = time.monotonic()
         trouble = ""
         try:
             self._launch()
             self._works()
-            fate = self._fate(cell)
-            if fate == "killed" and self.victim in OF_THE_SESSION:
+            self._await_kills("launch", self.launch_steps)
+            if self.victim in OF_THE_SESSION:
+                self._is_told()
+            if self.launch_steps:
                 self._works()
         except (NotYetError, AssertionError) as problem:
             trouble = f"{problem}; {self._seen()}"
-        return self._judged(cell, began, trouble, is_end=False)
+        cells = self._judged("launch", self.launch_steps, began, trouble)
+        return cells, not trouble
+
+    def _is_told(self) -> None:
+        """Wait until the person was told of each kill of the session itself."""
+        identities = [self._identity("launch", number) for number in range(len(self.launch_steps))]
+        count = sum(self.house.fired(each) == "killed" for each in identities)
+        wait_for(
+            lambda: _paused(len(_sentences(self.house.events(self.name))) >= count or None),
+            seconds=REACH_SECONDS,
+            what=f"a sentence for each of {count} kills",
+        )
 
     def _launch(self) -> None:
         def ask() -> str | None:
@@ -150,8 +163,8 @@ class Life:
 
     # ------------------------------------------------------------ stop
 
-    def _stopped(self, came: int) -> Cell:
-        cell = self._armed("stop", self.stop_step)
+    def _stopped(self, came: int) -> list[Cell]:
+        self._arm("stop", self.stop_steps)
         began = time.monotonic()
         trouble = ""
         try:
@@ -166,10 +179,10 @@ class Life:
                 seconds=LEFT_SECONDS,
                 what="the lease given back",
             )
-            self._fate(cell)
+            self._await_kills("stop", self.stop_steps)
         except (NotYetError, AssertionError) as problem:
             trouble = f"{problem}; {self._seen()}"
-        return self._judged(cell, began, trouble, is_end=True)
+        return self._judged("stop", self.stop_steps, began, trouble)
 
     def _stop(self) -> None:
         def ask() -> bool | None:
@@ -192,27 +205,25 @@ class Life:
 
     # ------------------------------------------------------------ judging
 
-    def _armed(self, flow: str, step: str | None) -> Cell:
-        cell = Cell(way=self.house.way, flow=flow, step=step or "", victim=self.victim)
-        if step is not None:
-            self.house.arm(self.sha, identity=self._identity(cell), step=step, victim=self.victim)
-        return cell
+    def _arm(self, flow: str, steps: Sequence[str]) -> None:
+        if steps:
+            kills = {step: self._identity(flow, number) for number, step in enumerate(steps)}
+            self.house.arm(self.sha, victim=self.victim, kills=kills)
 
-    def _identity(self, cell: Cell) -> str:
-        return f"{self.sha}-{cell.flow}"
+    def _identity(self, flow: str, number: int) -> str:
+        return f"{self.sha}-{flow}-{number}"
 
-    def _fate(self, cell: Cell) -> str:
-        if not cell.step:
-            return "none"
-        try:
-            return wait_for(
-                lambda: _paused(self.house.fired(self._identity(cell))), seconds=FIRE_SECONDS, what=cell.step
-            )
-        except NotYetError:
-            return "never came"
+    def _await_kills(self, flow: str, steps: Sequence[str]) -> None:
+        """Wait a while for kills whose step may come late; one that never comes is told in its cell."""
+        ends = time.monotonic() + FIRE_SECONDS
+        while time.monotonic() < ends:
+            if all(self.house.fired(self._identity(flow, number)) for number in range(len(steps))):
+                return
+            time.sleep(0.05)
 
-    def _judged(self, cell: Cell, began: float, trouble: str, *, is_end: bool) -> Cell:
+    def _judged(self, flow: str, steps: Sequence[str], began: float, trouble: str) -> list[Cell]:
         seconds = round(time.monotonic() - began, 1)
+        is_end = flow == "stop"
         row = self.house.row(self.name) if self.name else None
         events = self.house.events(self.name) if self.name else []
         workspace = row.workspace if row is not None else ""
@@ -221,22 +232,26 @@ class Life:
         problems += _defects(row, events, is_end=is_end)
         if is_end and self.house.holds_credential(self.name):
             problems.append("a stored credential outlived its session")
-        return Cell(
-            way=cell.way,
-            flow=cell.flow,
-            step=cell.step,
-            victim=cell.victim,
-            came=self._fired(cell) == "killed",
-            lost=int(bool(problems)),
-            doubled=max(0, self.house.watch.most[workspace] - 1),
-            orphaned=orphaned,
-            seconds=seconds,
-            sentence=_sentence(events) if cell.victim in OF_THE_SESSION else "",
-            trouble="; ".join(problems),
-        )
-
-    def _fired(self, cell: Cell) -> str:
-        return self.house.fired(self._identity(cell)) or "never came" if cell.step else ""
+        sentences = _sentences(events) if self.victim in OF_THE_SESSION and not is_end else []
+        doubled = max(0, self.house.watch.most[workspace] - 1)
+        if not steps and (problems or orphaned or doubled):  # what a launch's kills left for a stop without any
+            steps = ("(no kill)",)
+        return [
+            Cell(
+                way=self.house.way,
+                flow=flow,
+                step=step,
+                victim=self.victim,
+                came=self.house.fired(self._identity(flow, number)) == "killed",
+                lost=int(bool(problems)),
+                doubled=doubled,
+                orphaned=orphaned,
+                seconds=seconds,
+                sentence=sentences[min(number, len(sentences) - 1)] if sentences else "",
+                trouble="; ".join(problems),
+            )
+            for number, step in enumerate(steps)
+        ]
 
     def _phase(self) -> Phase | None:
         row = self.house.row(self.name)
@@ -268,10 +283,9 @@ def _defects(row: Session | None, events: Sequence[Event], *, is_end: bool) -> l
     return found
 
 
-def _sentence(events: Sequence[Event]) -> str:
-    """Return the newest thing that a person was told to be wrong."""
-    told = [event.message for event in events if event.kind in {EventKind.WARNING, EventKind.FAILED}]
-    return told[-1] if told else ""
+def _sentences(events: Sequence[Event]) -> list[str]:
+    """Return what a person was told to be wrong, in order."""
+    return [event.message for event in events if event.kind in {EventKind.WARNING, EventKind.FAILED}]
 
 
 def _paused(found: T | None) -> T | None:

@@ -46,22 +46,40 @@ def discover(house: House, owner: UserHandle) -> Steps:
     )
 
 
-Pair = tuple[str, str | None, str | None]  # a victim, a step of the launch, a step of the stop
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One life to be lived: whom to kill, and after which steps."""
+
+    victim: str
+    launch: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
-def everything(house: House, steps: Steps) -> Iterator[Pair]:
-    """Yield each victim with each step of launch and of stop, two to a life."""
-    for victim in house.victims:
-        for launch, stop in itertools.zip_longest(_possible(victim, steps.launch), steps.stop):
-            yield victim, launch, stop
+def everything(house: House, steps: Steps) -> list[Plan]:
+    """Return lives in which each victim is killed after each step, several far apart in one life."""
+    by_victim = [_lives(victim, _possible(victim, steps.launch), steps.stop) for victim in house.victims]
+    # Side by side live those with different victims.
+    return [plan for plans in itertools.zip_longest(*by_victim) for plan in plans if plan is not None]
 
 
-def sample(house: House, steps: Steps) -> Iterator[Pair]:
-    """Yield one life per victim, each with other steps."""
+def _lives(victim: str, launch: Sequence[str], stop: Sequence[str]) -> list[Plan]:
+    is_own = victim in OF_THE_SESSION
+    count = max(-(-len(launch) // (2 if is_own else 4)), -(-len(stop) // (1 if is_own else 2)))
+    return [
+        Plan(victim=victim, launch=tuple(launch[number::count]), stop=tuple(stop[number::count]))
+        for number in range(count)
+    ]
+
+
+def sample(house: House, steps: Steps) -> list[Plan]:
+    """Return one life per victim, each with other steps."""
+    plans = []
     for number, victim in enumerate(house.victims):
         launch = _possible(victim, steps.launch)
         place = number / len(house.victims)
-        yield victim, launch[int(place * len(launch))], steps.stop[int(place * len(steps.stop))]
+        one, other = launch[int(place * len(launch))], steps.stop[int(place * len(steps.stop))]
+        plans.append(Plan(victim=victim, launch=(one,), stop=(other,)))
+    return plans
 
 
 def _possible(victim: str, launch: Sequence[str]) -> Sequence[str]:
@@ -71,26 +89,34 @@ def _possible(victim: str, launch: Sequence[str]) -> Sequence[str]:
     return launch[launch.index(_AGENT_BEGINS) :]
 
 
-def live(house: House, owner: UserHandle, pairs: Iterable[Pair]) -> list[Cell]:
-    """Live every pair, some at once; a kill that did not come is tried again."""
-    waiting = list(pairs)
+def live(house: House, owner: UserHandle, plans: Iterable[Plan]) -> list[Cell]:
+    """Live every plan, some at once; a kill that did not come is tried again, alone."""
+    waiting = list(plans)
     kept: dict[tuple[str, str, str], Cell] = {}
     for _ in range(TRIES):
+        lives = [
+            Life(house=house, owner=owner, victim=plan.victim, launch_steps=plan.launch, stop_steps=plan.stop)
+            for plan in waiting
+        ]
         with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="life") as pool:
-            lives = [Life(house=house, owner=owner, victim=v, launch_step=a, stop_step=b) for v, a, b in waiting]
             for cells in pool.map(Life.run, lives):
                 for cell in cells:
                     key = (cell.victim, cell.flow, cell.step)
                     if key not in kept or not kept[key].came:
                         kept[key] = cell
         waiting = [
-            (cell.victim, *((cell.step, None) if cell.flow == "launch" else (None, cell.step)))
+            Plan(victim=cell.victim, **{cell.flow: (cell.step,)})
             for cell in kept.values()
-            if not cell.came and cell.is_good and cell.victim not in OF_THE_SESSION
+            if not cell.came and cell.is_good and not _is_over(cell)
         ]
         if not waiting:
             break
     return list(kept.values())
+
+
+def _is_over(cell: Cell) -> bool:
+    """Say whether the victim is gone by its own work at that step, as a server is once its session stops."""
+    return cell.victim in OF_THE_SESSION and cell.flow == "stop"
 
 
 # ---------------------------------------------------------------- the table
@@ -118,8 +144,9 @@ def as_markdown(cells: Sequence[Cell]) -> str:
         "# The kill matrix",
         "",
         "Each part of the installation is killed (SIGKILL) right after each write of a launch and of a stop, and is",
-        "started again as an init system would. The steps are found by a life without a kill. A cell is the time from",
-        "the request to a session that answers, or is gone; “·” means that the victim is not there at that step.",
+        "started again as an init system would. The steps are found by a life without a kill; a life with kills has",
+        "some, far apart. “held” means that the session answered, or was gone, in the end, with nothing lost, doubled or",
+        "orphaned; “·” that the victim is not there at that step.",
         f"Made by `{_COMMAND}`.",
         "",
         f"**{total['kills']} kills: lost {total['lost']}, doubled {total['doubled']}, orphaned {total['orphaned']}.**",
@@ -147,7 +174,7 @@ def _shown(cell: Cell | None) -> str:
     if not cell.came and cell.is_good:
         return "never came"
     if cell.is_good:
-        return f"{cell.seconds:.1f} s"
+        return "held"
     return f"lost {cell.lost}, doubled {cell.doubled}, orphaned {cell.orphaned}"
 
 

@@ -4,7 +4,7 @@
 files of one folder, each write that concerns a session, and do what the harness asked for there:
 
     steps/<sha>         one line of JSON per write, by any process
-    armed/<sha>.json    {"id", "step", "victim"}: kill it after the first write of that name
+    armed/<sha>.json    {"victim", "kills": {step: id}}: kill it after the first write of each name
     fired/<id>          "killed" or "absent", once
     pids/<part>         the process group of each part, written by the harness
 
@@ -53,10 +53,11 @@ def written(sha: str, step: str) -> None:
         armed = json.loads((FOLDER / "armed" / f"{sha}.json").read_text())
     except FileNotFoundError:
         return
-    if armed["step"] != step:
+    identity = armed["kills"].get(step)
+    if identity is None:
         return
     with suppress(FileExistsError):
-        handle = os.open(FOLDER / "fired" / armed["id"], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = os.open(FOLDER / "fired" / identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(handle, b"killed")  # before it happens: it may be ourselves
         if not _kill(armed["victim"], sha):
             os.ftruncate(handle, 0)
