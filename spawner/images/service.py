@@ -9,7 +9,7 @@ Must not know: HTTP, the database, sessions (it sees them as `Waiters`), python-
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -46,6 +46,8 @@ LAG_LOOK_SECONDS = 1.0  # while an image may be on its way from a job that has j
 LISTEN_SECONDS = 20.0  # when nobody waits, but somebody runs on a lesser rung
 CLOCKS_DIFFER_SECONDS = 0.5  # between two hosts, at most; less than the shortest pause between two looks
 POLL_LEASE_SECONDS = 60.0  # longer than the slowest look: every call of it has its own time limit
+EXACT_ALONE_SECONDS = 0.1  # a near registry has answered by then; a far one is asked side by side; a guess
+FACTS_AT_ONCE = 16
 ANCESTORS_LIMIT = 100
 OWN_TAG = re.compile(r"(?:[0-9a-f]{7}|[0-9a-f]{8}|[0-9a-f]{40})(?:-environment)?")
 BUILTIN = "builtin/"  # an image that the runtime carries itself
@@ -122,6 +124,7 @@ class ImageService:
         self._dispatcher = dispatcher
         self._clock = clock
         self.settings = settings
+        self._pool = futures.ThreadPoolExecutor(max_workers=FACTS_AT_ONCE, thread_name_prefix="facts")
 
     # ------------------------------------------------------------ facts
 
@@ -167,16 +170,15 @@ class ImageService:
         return None if is_own else str(reference)
 
     def _own_rungs(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="facts") as pool:
-            exact = pool.submit(self._exact, subject.project, subject.sha, subject.accepts, credential)
-            keys: Future[Sequence[EnvironmentKey]] = pool.submit(
-                self._forge.environment_keys, credential, subject.project, subject.sha
-            )
-            found = exact.result()
-            if found is not None:
-                keys.cancel()
-                return replace(facts, exact=found)
-            usable = [key for key in keys.result() if key.kind in subject.accepts]
+        exact = self._pool.submit(self._exact, subject.project, subject.sha, subject.accepts, credential)
+        # Most launches of a built commit end here; reading a commit's environment costs two fetches.
+        done, _ = futures.wait([exact], timeout=EXACT_ALONE_SECONDS)
+        if done and exact.result() is not None:
+            return replace(facts, exact=exact.result())
+        keys = self._pool.submit(self._forge.environment_keys, credential, subject.project, subject.sha)
+        if exact.result() is not None:
+            return replace(facts, exact=exact.result())
+        usable = [key for key in keys.result() if key.kind in subject.accepts]
         return replace(facts, environment=self._same_environment(subject, usable, credential))
 
     def _exact(
