@@ -397,7 +397,11 @@ class SessionService:
         return session
 
     def open(self, caller: Caller, name: SessionName) -> Opened:
-        """Make a one-time URL to the running session; its owner's only."""
+        """Make a one-time URL to the running session; its owner's only.
+
+        A browser that is signed in gets the session's own origin, a program (a bearer) an address that any resolver
+        knows; a browser that comes to the latter is sent on to the former.
+        """
         session = self.own(caller, name)
         row = self._sessions.workload(session.workload) if session.workload else None
         address = self._routes[session.runtime].address(name, row.state) if row is not None and row.state else None
@@ -405,7 +409,8 @@ class SessionService:
             raise Conflict("The session is not running.", remedy="Wait until it is ready, then open it.")
         code, expires_at = self._users.make_code(name, caller.user.id)
         query = urlencode({"code": code})
-        return Opened(url=f"{address.people_url}{address.open_path}?{query}", expires_at=expires_at)
+        base_url = address.programs_url if caller.login_id is None else address.people_url
+        return Opened(url=f"{base_url}{address.open_path}?{query}", expires_at=expires_at)
 
     def image_exists(self, caller: Caller, image_url: str) -> bool:
         """Say whether a launch would get this image, or one as good: rung 1, or 2 and 3 for the commit's own."""

@@ -14,6 +14,7 @@ import html
 import json
 import secrets
 import urllib.error
+import urllib.parse
 import urllib.request
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +88,11 @@ class OpenHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
         self.set_header("Referrer-Policy", "strict-origin")
         if "application/json" in self.request.headers.get("Accept", ""):
             await self._answer_program(code)
+            return
+        if self.request.host_name.lower() != _SESSION["public_host"].lower():
+            # A browser that a program sent here; a cookie for loopback would be every session's.
+            own = f"http://{_SESSION['public_host']}:{_SESSION['port']}{self._path}"
+            self.redirect(f"{own}?{urllib.parse.urlencode({'code': code})}")
             return
         state = secrets.token_urlsafe(24)
         self.set_cookie(_STATE_COOKIE, state, path=self._path, httponly=True, samesite="Strict", max_age=300)

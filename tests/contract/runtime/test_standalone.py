@@ -68,6 +68,15 @@ def test_a_person_enters_by_post_only(opened: tuple[Bench, State]) -> None:
     assert again.status == 403
 
 
+def test_a_browser_at_loopback_is_sent_to_the_own_origin(opened: tuple[Bench, State]) -> None:
+    """A one-time address of loopback leads a browser to the session's own origin; no cookie is set on the way."""
+    _, state = opened
+    answer = ask(state, "/slipway/open?code=code-3", headers={"Host": f"127.0.0.1:{state['port']}"})
+
+    own = f"http://{state['public_host']}:{state['port']}/slipway/open?code=code-3"
+    assert (answer.status, answer.headers["Location"], answer.cookies) == (302, own, [])
+
+
 @pytest.mark.parametrize(
     ("state_sent", "origin"),
     [("", None), ("another", None), ("own", "http://evil.localhost:1")],

@@ -322,13 +322,13 @@ def test_stop_validation(ada: FlaskClient, query: str) -> None:
 
 
 def test_open(world: World, ada: FlaskClient) -> None:
-    """A running session is opened by a URL of its own origin, which holds a code and no token."""
+    """A program opens a running session by a URL that needs no name resolution and holds a code and no token."""
     name = run(world, ada)["name"]
     answer = ada.post(f"/notebooks/servers/{name}/open")
     assert answer.status_code == 201
     assert answer.json is not None
     assert set(answer.json) == {"url", "expires_at"}
-    assert answer.json["url"].startswith(f"http://{name}.localhost:4567/slipway/open?code=")
+    assert answer.json["url"].startswith("http://127.0.0.1:4567/slipway/open?code=")
     assert "token-ada" not in answer.text
 
 
