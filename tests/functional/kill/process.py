@@ -58,11 +58,17 @@ def written(sha: str, step: str) -> None:
         return
     with suppress(FileExistsError):
         handle = os.open(FOLDER / "fired" / identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(handle, b"killed")  # before it happens: it may be ourselves
-        if not _kill(armed["victim"], sha):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, b"absent", 0)
+        if _is_ourselves(armed["victim"]):
+            os.write(handle, b"killed")
+        # Told afterwards of others: another life's kill may end us in between, and then it did not happen.
+        os.write(handle, b"killed" if _kill(armed["victim"], sha) else b"absent")
         os.close(handle)
+
+
+def _is_ourselves(victim: str) -> bool:
+    with suppress(OSError):
+        return int((FOLDER / "pids" / victim).read_text()) == os.getpgrp()
+    return False
 
 
 def _kill(victim: str, sha: str) -> bool:
