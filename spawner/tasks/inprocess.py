@@ -1,12 +1,14 @@
 """The in-process dispatcher: threads of this process run the tasks, and one thread sweeps.
 
 For: `spawner demo`, `spawner serve --embedded`, and (as its safety net) each worker process of the distributed one.
-Promises: `soon` never waits and never raises; a subject that is queued is not queued twice; what is due is
-found by the sweep although nobody asked; a subject that keeps failing is swept less and less often, up to once
-a minute, so that a defect does not fill the log. `stop` is bounded.
+Promises: `soon` never waits and never raises; a subject that is queued is not queued twice; builds come before what
+else there is, and that in the order it was asked for; what is due is found by the sweep although nobody asked; a
+subject that keeps failing is swept less and less often, up to once a minute, so that a defect does not fill the log.
+`stop` is bounded.
 Must not know: what a task does.
 """
 
+import itertools
 import queue
 import threading
 import time
@@ -24,6 +26,9 @@ PATIENCE_SECONDS = 60.0  # the longest pause between two sweeps of a subject tha
 _log = get_logger(__name__)
 
 Task = tuple[TaskKind, str]
+_FIRST = 0
+# One look at a build moves all who wait for it, so it must not queue behind a thousand of them.
+_RANKS = {TaskKind.BUILD: 1, TaskKind.SESSION: 2, TaskKind.CLEANUP: 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,8 @@ class InProcessDispatcher:
     def __init__(self, pace: Pace | None = None, announcements: LocalAnnouncements | None = None) -> None:
         self.announcements = announcements or LocalAnnouncements()
         self._pace = pace or Pace()
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: queue.PriorityQueue[tuple[int, int, Task | None]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._queued: set[Task] = set()
         self._failures: dict[Task, tuple[int, float]] = {}  # how often in a row, and when to sweep again
@@ -59,7 +65,11 @@ class InProcessDispatcher:
             if task in self._queued:
                 return
             self._queued.add(task)
-        self._tasks.put(task)
+        self._put(_RANKS[kind], task)
+
+    def _put(self, rank: int, task: Task | None) -> None:
+        """Queue behind what has the same rank: a tuple's second part settles every comparison."""
+        self._tasks.put((rank, next(self._numbers), task))
 
     def announce(self, session: SessionName) -> None:
         """Wake this process's viewers of a session."""
@@ -84,7 +94,7 @@ class InProcessDispatcher:
         """Take no more tasks and wait for the running ones; False when one is still running at the timeout."""
         self._stopping.set()
         for _ in self._threads:
-            self._tasks.put(None)
+            self._put(_FIRST, None)
         end = time.monotonic() + timeout_seconds
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -92,7 +102,7 @@ class InProcessDispatcher:
 
     def _work(self, services: TaskServices) -> None:
         while not self._stopping.is_set():
-            task = self._tasks.get()
+            task = self._tasks.get()[2]
             if task is None:
                 return
             with self._lock:

@@ -168,6 +168,32 @@ def test_queued_once(dispatcher: InProcessDispatcher, services: Services) -> Non
     assert services.sessions.seen == ["a", "a", "b"]
 
 
+@pytest.mark.parametrize("dispatcher", [SLOW], indirect=True)
+def test_builds_come_first(dispatcher: InProcessDispatcher, services: Services) -> None:
+    """A build that is asked for behind many sessions is looked at before them; they keep their order."""
+    names = [f"s{number}" for number in range(20)]
+    seen_before_build: list[int] = []
+    services.images.seen = seen = _Noting(lambda: seen_before_build.append(len(services.sessions.seen)))
+    for name in names:
+        dispatcher.soon(TaskKind.SESSION, name)
+    dispatcher.soon(TaskKind.BUILD, "b")
+    dispatcher.start(services)
+    until(lambda: len(services.sessions.seen) == len(names))
+    assert (seen, seen_before_build, services.sessions.seen) == (["b"], [0], names)
+
+
+class _Noting(list[str]):
+    """A list that tells when something is appended."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def append(self, item: str) -> None:
+        self._tell()
+        super().append(item)
+
+
 def test_sweep(dispatcher: InProcessDispatcher, services: Services) -> None:
     """What is due runs although nobody asked, again and again while it stays due; housekeeping comes by itself."""
     services.sessions.waiting = [SessionName("a")]
