@@ -1,8 +1,8 @@
 """The bench `reuse`: how many commits of a history launch without a build, and what their keys cost.
 
 For: `scripts/bench reuse`. Promises: the oracle is byte for byte (a commit whose environment files have appeared in
-that history before); a reuse is wrong where the earlier commit of the same key declares another environment, which is known
-from how the history was made; some commits are launched for real, to see the share there too.
+that history before); a reuse is wrong where the earlier commit of the same key declares another environment, which is
+known from how the history was made; some commits are launched for real, to see the share there too.
 Must not know: how a key is made.
 """
 

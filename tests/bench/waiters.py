@@ -111,13 +111,14 @@ class _Bench:
         number = next(self._numbers)
         sha = self._stand_in.commit(self._project, {".gitlab-ci.yml": PIPELINE, "README.md": f"{number}\n"})
         self._stand_in.wait_for_pipeline(self._project, sha)
+        self._seed(sha, count - 1)
+        cpu_before = self._cpu_seconds()
         name = self._client.launch(self._project, sha)["name"]
         self._client.reaches(name, "WAITING", seconds=30)
-        wait_for(lambda: self._build_status(name) == "pending" or None, seconds=30, what="the job seen pending")
+        wait_for(lambda: self._build_status(name) == "pending" or None, seconds=120, what="the job seen pending")
         began = time.monotonic()
         push_image(self._stand_in, self._project, sha)
-        before, cpu_before = self._counts(), self._cpu_seconds()
-        self._seed(sha, count - 1)
+        before = self._counts()
         time.sleep(max(0.0, began + PENDING_SECONDS - time.monotonic()))
         job = self._runner.take()
         self._runner.say(job, "Building.\n")
@@ -134,7 +135,7 @@ class _Bench:
 
     def _seed(self, sha: str, count: int) -> None:
         place = stage.place_of(self._project, self._stand_in)
-        due_at = datetime.now(UTC) + timedelta(seconds=30)
+        due_at = datetime.now(UTC) + timedelta(seconds=600)
         waiting = (
             replace(self._rows.session(person, place, sha, phase=Phase.WAITING), due_at=due_at, reason="Waiting.")
             for person in self._people[:count]
