@@ -10,6 +10,7 @@ default). The table of job statuses and failure reasons follows GitLab's `commit
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -211,6 +212,18 @@ def _wait(facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
             now=now,
             spent=Fallback(code="gitlab_unavailable", reason=f"GitLab could not be asked. {_trouble(build)}".strip()),
         )
+    decision = _by_row(build, facts, policy, now)
+    return _with_trouble(decision, build.trouble) if build.trouble else decision
+
+
+def _with_trouble(decision: Waiting | Fallback, trouble: str) -> Waiting | Fallback:
+    """Say that what is known of the build is old, because GitLab cannot be asked."""
+    if isinstance(decision, Waiting):
+        return replace(decision, reason=f"{decision.reason} GitLab cannot be asked just now: {trouble}")
+    return Fallback(code="gitlab_unavailable", reason=f"GitLab could not be asked. {trouble}")
+
+
+def _by_row(build: Build, facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
     if build.job is None:
         return _without_job(build, facts, policy, now)
     job = build.job

@@ -26,6 +26,7 @@ from spawner.images.resolve import MOVING, best_job, default_kind
 from spawner.images.store import BuildStore
 from spawner.names import SHORT_SHA_LENGTH, CommitSha, ProjectPath, SessionName
 from spawner.ports import (
+    BuildJob,
     Clock,
     Credential,
     Dispatcher,
@@ -352,17 +353,24 @@ class ImageService:
 
     def build_now(self, subject: Subject, credential: Credential) -> None:
         """Start the manual job, or make a pipeline; raises MissingScope, Forbidden or Conflict."""
-        build = self._builds.get(build_id(subject.forge, subject.project.id, subject.sha))
-        if build is not None and build.job is not None:
-            if build.job.status is JobStatus.MANUAL:
-                self._forge.play(credential, subject.project.id, build.job.id)
-        else:
+        job = self._best_job(subject, credential)
+        if job is None:
             refs = self._forge.refs_of(credential, subject.project.id, subject.sha)
             heads = [ref for ref in refs if self._is_head(ref.name, subject, credential)]
             if heads:
                 self._forge.create_pipeline(credential, subject.project.id, heads[0].name)
+        elif job.status is JobStatus.MANUAL:
+            self._forge.play(credential, subject.project.id, job.id)
         self.watch(subject)
         self.hint(subject.forge, subject.project.id, subject.sha)
+
+    def _best_job(self, subject: Subject, credential: Credential) -> BuildJob | None:
+        """Return the commit's job from its row, or, where nobody has looked yet, from GitLab."""
+        build = self._builds.get(build_id(subject.forge, subject.project.id, subject.sha))
+        if build is not None and build.checked_at is not None:
+            return build.job
+        seen = self._forge.builds(credential, subject.project.id, subject.sha, job_name=self.settings.build_job)
+        return best_job(seen.jobs)
 
     def _is_head(self, ref: str, subject: Subject, credential: Credential) -> bool:
         found = self._forge.ref(credential, subject.project.id, ref)
@@ -399,17 +407,23 @@ class ImageService:
 
     def _look(self, build: Build) -> Build:
         now = self._clock.now()
+        refusal = ""
         for waiter in self._waiters.of(build.id):
             try:
                 seen = self._ask(build, waiter, now)
             except (SignInRequired, Forbidden, NotFound) as error:
                 _log.warning("waiter_refused", session=waiter.session, build=build.id, error=error.message)
+                refusal = error.message if waiter.is_waiting else refusal
                 continue
             except TemporaryError as error:
                 wait = max(error.retry_after_seconds, POLL_SECONDS[0])
                 due_at = now + timedelta(seconds=wait)
                 return replace(build, trouble=error.message, due_at=due_at, looks=build.looks + 1)
             return self._scheduled(build, seen, now, is_awaited=waiter.is_waiting)
+        if refusal:
+            # All who wait were refused: it is theirs to know, and a token that was just renewed works next time.
+            again_at = now + timedelta(seconds=POLL_SECONDS[min(build.looks, len(POLL_SECONDS) - 1)])
+            return replace(build, trouble=refusal, due_at=again_at, looks=build.looks + 1)
         # Nobody with a working credential is left: the row sleeps until somebody asks or a hook comes.
         return replace(build, due_at=None)
 

@@ -229,6 +229,16 @@ EDGE_CASES: Mapping[str, tuple[Facts, Policy, str]] = {
         POLICY,
         "wait",
     ),
+    "13 GitLab cannot be asked in mid-wait": (
+        facts(build(job(JobStatus.RUNNING), trouble="The project is gone.")),
+        POLICY,
+        "wait",
+    ),
+    "13 GitLab cannot be asked in mid-wait, budget over": (
+        facts(build(job(JobStatus.PENDING, created_at=ago(400)), trouble="The project is gone."), asked_at=ago(301)),
+        POLICY,
+        "gitlab_unavailable",
+    ),
     "13 GitLab cannot be asked, budget over": (
         facts(build(None, checked_at=None, trouble="GitLab answers 503."), asked_at=ago(301)),
         POLICY,
