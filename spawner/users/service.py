@@ -25,6 +25,7 @@ from spawner.users.store import UserStore
 
 CODE_SECONDS = 60.0
 MAX_TOKEN_DAYS = 365
+USE_NOTED_SECONDS = 60.0  # a program that asks every second does not write every second
 _MAX_NAME_LENGTH = 100
 _MAX_BEARER_LENGTH = 4096  # GitLab's longest, a job's JWT, stays below
 _MAX_RETURN_LENGTH = 2048
@@ -156,7 +157,14 @@ class UserService:
         user = self._store.get(record.user_id)
         if user is None:
             raise TokenRejected("This token's person is unknown.", remedy=_SIGN_IN)
+        self._note_use(record)
         return Caller(user=user)
+
+    def _note_use(self, record: OwnToken) -> None:
+        """Keep when a token was used, to the minute: its person tells by it which one to revoke."""
+        now = self._clock.now()
+        if record.last_used_at is None or (now - record.last_used_at).total_seconds() >= USE_NOTED_SECONDS:
+            self._store.put_token(replace(record, last_used_at=now))
 
     def _ask_about(self, token: str) -> Known:
         """Ask the forge about a token; an OAuth token of a stranger's application proves nothing to us."""

@@ -292,6 +292,22 @@ def test_an_own_token_acts_until_it_is_revoked(world: "World") -> None:
     assert len(world.forge.asked) == asked
 
 
+def test_an_own_token_tells_when_it_was_used(world: "World") -> None:
+    """Its last use is kept to the minute, so that a busy program does not write at every request."""
+    service = world.service()
+    user, login = signed_in(service)
+    caller = Caller(user=user, login_id=login.id)
+    _, text = service.issue_token(caller, name="x", lifetime_days=1)
+    assert [each.last_used_at for each in service.tokens(caller)] == [None]
+    seen = []
+    for passed in (0, 59, 1):
+        world.clock.pass_seconds(passed)
+        service.bearer(text, address="a")
+        seen += [each.last_used_at for each in service.tokens(caller)]
+    now = world.clock.now()
+    assert [(now - at).total_seconds() for at in seen if at] == [60, 60, 0]
+
+
 def test_an_own_token_ends_at_its_end(world: "World") -> None:
     """Its life is counted by our clock."""
     service = world.service()
