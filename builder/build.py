@@ -109,9 +109,7 @@ def staged_plan(folder: Path, key: Key) -> Plan:
     try:
         return plan(read, names, folder=key.folder, source=key.source, image=key.image)
     except (TypeError, AttributeError, KeyError) as error:  # a number where a table belongs, and the like
-        raise ProjectError(
-            f"{key.source} does not have the shape of such a file: {capped(str(error))}."
-        ) from error
+        raise ProjectError(f"{key.source} does not have the shape of such a file: {capped(str(error))}.") from error
 
 
 def retag(target: Target, source: str, tags: tuple[str, ...]) -> Manifest | None:
