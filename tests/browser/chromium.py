@@ -29,6 +29,7 @@ T = TypeVar("T")
 WIDE_PIXELS = 1280
 NARROW_PIXELS = 390  # a telephone, held upright
 HEIGHT_PIXELS = 800
+SHORTEST_PIXELS = 400
 TALLEST_PIXELS = 1600
 WAIT_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
@@ -156,13 +157,24 @@ class Browser:
         return self.wait(look, f"a button or link {label!r} in {within}", seconds)
 
     def press(self, label: str, *, within: str = "body", seconds: float = WAIT_SECONDS) -> None:
-        """Press a button, or follow a link, by its label."""
+        """Press a button, or follow a link, by its label, until another page comes.
+
+        Live parts move while they are read: a click may miss, as a person's does.
+        """
 
         def look() -> bool | None:
+            if self.run("return document.isOfPress === undefined"):
+                return True
             self.button(label, within=within, seconds=seconds).click()
-            return True
+            return None
 
-        self.wait(look, f"to press {label!r}", seconds)
+        self.button(label, within=within, seconds=seconds)
+        self.run("document.isOfPress = true")
+        self.wait(look, f"a page after {label!r} was pressed")
+
+    def unfold(self, selector: str) -> None:
+        """Unfold what is folded under a summary."""
+        self.find(selector)[0].click()
 
     def fill(self, values: Mapping[str, str]) -> None:
         """Write into fields, by their ids."""
@@ -216,7 +228,8 @@ class Browser:
     def photograph(self, path: Path, *, is_whole: bool = True) -> None:
         """Write a picture of the page, or of its visible part."""
         size = self.command("Page.getLayoutMetrics")["cssContentSize"]
-        height = min(max(size["height"], 400), TALLEST_PIXELS) if is_whole else HEIGHT_PIXELS
+        content = self.run("return Math.ceil(document.body.getBoundingClientRect().height)")
+        height = min(max(content, SHORTEST_PIXELS), TALLEST_PIXELS) if is_whole else HEIGHT_PIXELS
         clip = {"x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1}
         made = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(made["data"]))

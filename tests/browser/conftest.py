@@ -2,7 +2,8 @@
 
 Ada launches; Grace owns what Ada is no member of, so that the suite needs one session user only.
 A page that is finished is shown to `album`: it must fit a telephone and a desk, and the browser must have nothing to
-complain about. With `--pictures` the album also writes docs/images.
+complain about. With `--pictures` the album also writes docs/images, wide, and the narrow ones beside the browser's
+profile; without it nothing is written.
 """
 
 import itertools
@@ -178,13 +179,13 @@ class Album:
             over = browser.overflow_pixels()
             assert over <= 0, f"{name} is {over} pixels wider than a window of {width}. {browser.described()}"
             if self.is_written:
-                self._write(browser, name if width == WIDE_PIXELS else f"narrow/{name}", is_whole=is_whole)
+                folder = self.folder if width == WIDE_PIXELS else browser.pictures
+                self._write(browser, folder / name, is_whole=is_whole)
 
-    def _write(self, browser: Browser, name: str, *, is_whole: bool) -> None:
+    def _write(self, browser: Browser, place: Path, *, is_whole: bool) -> None:
         for theme in Theme:
             browser.prefer(theme)
-            path = self.folder / f"{name}{'-dark' if theme is Theme.DARK else ''}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path = place.with_name(f"{place.name}{'-dark' if theme is Theme.DARK else ''}.png")
             browser.photograph(path, is_whole=is_whole)
             assert path.stat().st_size < LARGEST_BYTES, f"{path} is {path.stat().st_size} bytes"
         browser.prefer(Theme.LIGHT)

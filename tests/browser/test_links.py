@@ -58,7 +58,7 @@ def test_paste(stand_in: StandIn, browser: Browser, public: Open, page: str, exp
 def test_a_stranger_is_asked(browser: Browser, public: Open, at_ada: Client, album: Album) -> None:
     """A project one is no member of is shown first, and one button starts it."""
     browser.go(f"/launch/{public.project.path}/-/tree/feature/linker")
-    browser.see("You are no member of this project.", public.feature, "Grace", "feature/linker", "public")
+    browser.see("You are no member of this project.", public.feature, "Stand-in", "feature/linker", "public")
     assert browser.labels("main") == ["Launch"]
     assert at_ada.call("GET", "/api/notebooks/servers").json()["servers"] == {}
     album.take(browser, "ask")
@@ -103,10 +103,10 @@ def test_what_is_not_there(browser: Browser, public: Open, album: Album) -> None
     """A project, a branch and a page that are not there are told on a page, with a way on."""
     for path, said in {
         f"/launch/{public.project.path}/-/tree/nothing": "nothing",
-        "/launch/nobody/nothing": "nobody/nothing",
-        "/nothing": "Not found",
+        "/nothing": "",
+        "/launch/nobody/nothing": "There is no such project, or you may not see it.",
     }.items():
         browser.go(path)
-        browser.see(said.upper() if said == "Not found" else said, "Go to the first page", within="main")
+        browser.see("Not found", said, "Go to the first page", within="main")
     browser.complaints()  # as above, 404
     album.take(browser, "not-found")
