@@ -7,6 +7,7 @@ save and its release loses nothing either. An event's id is taken in the UPDATE 
 Must not know: what a phase means, beyond "ended" and "gone".
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,12 +20,12 @@ from sqlalchemy import (
     Connection,
     Integer,
     String,
+    Update,
     and_,
     case,
     column,
     func,
     insert,
-    literal,
     or_,
     select,
     update,
@@ -34,15 +35,15 @@ from sqlalchemy import (
 from spawner.names import SessionName, UserId
 from spawner.sessions.model import ENDED, Event, NewEvent, Phase, Session, Target
 from spawner.sessions.store import Claim, Filter
-from spawner.store import mapping, tables, upsert
+from spawner.store import mapping, statements, tables, upsert
 from spawner.store.engine import reading, writing
+from spawner.store.statements import PEOPLES_COLUMNS
 from spawner.store.types import DatabaseTime
 from spawner.store.workloads import WorkloadRows
 
 _sessions = tables.sessions
 _events = tables.events
 
-PEOPLES_COLUMNS = ("target", "is_start_now", "wants_built_image")
 _ENDED = sorted(phase.value for phase in ENDED)
 
 
@@ -65,7 +66,7 @@ class SessionRows(WorkloadRows):
     def get(self, name: SessionName) -> Session | None:
         """Return a session, or None."""
         with reading(self._engine) as connection:
-            row = connection.execute(select(_sessions).where(_sessions.c.name == name)).mappings().first()
+            row = connection.execute(statements.GET, {"the_name": name}).mappings().first()
         return None if row is None else mapping.session_from_columns(dict(row))
 
     def list(self, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Session]:
@@ -96,23 +97,8 @@ class SessionRows(WorkloadRows):
 
         `holder` must be the caller's alone: one thread of one process. Claiming again what it holds prolongs it.
         """
-        is_free = or_(
-            _sessions.c.claimed_until.is_(None),
-            _sessions.c.claimed_until <= DatabaseTime(),
-            _sessions.c.holder == holder,
-        )
-        statement = (
-            update(_sessions)
-            .where(_sessions.c.name == name)
-            .values(
-                wanted=_sessions.c.wanted + case((is_free, 0), else_=1),
-                holder=case((is_free, holder), else_=_sessions.c.holder),
-                claimed_until=case((is_free, DatabaseTime(seconds)), else_=_sessions.c.claimed_until),
-            )
-            .returning(_sessions.c.holder, _sessions.c.wanted)
-        )
         with writing(self._engine) as connection:
-            row = connection.execute(statement).first()
+            row = connection.execute(_claimed(seconds), {"the_name": name, "me": holder}).first()
         if row is None or row.holder != holder:
             return None
         return Claim(name=name, holder=holder, wanted=row.wanted)
@@ -126,24 +112,16 @@ class SessionRows(WorkloadRows):
     def refresh(self, claim: Claim) -> tuple[Session, Claim] | None:
         """Read the session and its `wanted` counter again under the claim; None when the lease was lost."""
         with reading(self._engine) as connection:
-            row = connection.execute(select(_sessions).where(*_held(claim))).mappings().first()
+            row = connection.execute(statements.REFRESH, _holding(claim)).mappings().first()
         if row is None:
             return None
         return mapping.session_from_columns(dict(row)), replace(claim, wanted=row["wanted"])
 
     def release(self, claim: Claim) -> bool:
         """Give the lease back; False when a wake-up came since (go round again: `refresh` tells) or it was lost."""
-        statement = (
-            update(_sessions)
-            .where(
-                _sessions.c.name == claim.name,
-                _sessions.c.holder == claim.holder,
-                _sessions.c.wanted == claim.wanted,
-            )
-            .values(holder=None, claimed_until=None)
-        )
+        held = {**_holding(claim), "the_wanted": claim.wanted}
         with writing(self._engine) as connection:
-            return connection.execute(statement).rowcount == 1
+            return connection.execute(statements.RELEASE, held).rowcount == 1
 
     def save(self, session: Session, events: Sequence[NewEvent], claim: Claim) -> Session | None:
         """Write all but the people's columns where `version` and lease still stand; None when they do not.
@@ -154,33 +132,23 @@ class SessionRows(WorkloadRows):
         columns = mapping.session_to_columns(session)
         for name in PEOPLES_COLUMNS:
             del columns[name]
-        seen = _sessions.c.wanted == claim.wanted
-        columns["due_at"] = case((seen, _time(session.due_at)), else_=_time(self._clock.now()))
-        return self._write(session, events, columns, _held(claim))
+        told = {**_holding(claim), "the_wanted": claim.wanted, "now": self._clock.now()}
+        return self._write(statements.SAVE, session, events, {**_setting(columns), **told})
 
     def relaunch(self, session: Session, events: Sequence[NewEvent]) -> Session | None:
         """Replace an ended session's whole row by its next generation where `version` still stands.
 
         Raises `wanted`: whoever holds the lease goes round again. Event ids go on counting.
         """
-        columns = {**mapping.session_to_columns(session), "wanted": _sessions.c.wanted + 1}
-        return self._write(session, events, columns, [])
+        told = {**_setting(mapping.session_to_columns(session)), "the_name": session.name}
+        return self._write(statements.RELAUNCH, session, events, told)
 
     def _write(
-        self,
-        session: Session,
-        events: Sequence[NewEvent],
-        columns: Mapping[str, Any],
-        conditions: Sequence[ColumnElement[bool]],
+        self, statement: Update, session: Session, events: Sequence[NewEvent], parameters: Mapping[str, Any]
     ) -> Session | None:
-        statement = (
-            update(_sessions)
-            .where(_sessions.c.name == session.name, _sessions.c.version == session.version, *conditions)
-            .values(**columns, version=_sessions.c.version + 1, events=_sessions.c.events + len(events))
-            .returning(_sessions)
-        )
+        told = {**parameters, "the_version": session.version, "new_events": len(events)}
         with writing(self._engine) as connection:
-            row = connection.execute(statement).mappings().first()
+            row = connection.execute(statement, told).mappings().first()
             if row is None:
                 return None
             saved = mapping.session_from_columns(dict(row))
@@ -361,9 +329,18 @@ class SessionRows(WorkloadRows):
             return connection.execute(statement).scalar_one()
 
 
-def _time(at: datetime | None) -> ColumnElement[Any]:
-    """Return a bound time of the right type, also within CASE."""
-    return literal(at, _sessions.c.due_at.type)
+@functools.lru_cache(maxsize=8)
+def _claimed(seconds: float) -> Update:
+    """Return the statement of a lease of that length; there are few lengths."""
+    return statements.claimed(seconds)
+
+
+def _holding(claim: Claim) -> dict[str, Any]:
+    return {"the_name": claim.name, "the_holder": claim.holder}
+
+
+def _setting(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"set_{name}": value for name, value in columns.items()}
 
 
 def _held(claim: Claim) -> Sequence[ColumnElement[bool]]:
