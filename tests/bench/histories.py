@@ -17,7 +17,10 @@ from pathlib import Path
 from spawner import testing
 
 SAMPLES = Path(testing.__file__).parent / "samples"
-ENVIRONMENT_FILES = frozenset({"requirements.txt", "pyproject.toml", "uv.lock", "runtime.txt", "constraints.txt"})
+# What can declare an environment in these histories; `setup.cfg` can, although here it only sets a linter.
+ENVIRONMENT_FILES = frozenset(
+    {"requirements.txt", "constraints.txt", "pyproject.toml", "uv.lock", "runtime.txt", "setup.py", "setup.cfg"}
+)
 _PACKAGES = ("numpy", "pandas", "scipy", "matplotlib", "seaborn", "xarray", "requests", "polars", "networkx", "sympy")
 _WEIGHTS = {
     "edit a notebook": 62,
