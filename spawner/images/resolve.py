@@ -326,7 +326,9 @@ def _queued(build: Build, job: BuildJob, facts: Facts, policy: Policy, now: date
 
 def _scheduled(job: BuildJob, facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
     end = facts.asked_at + timedelta(seconds=policy.queue_budget_seconds)
-    if job.scheduled_at is not None and job.scheduled_at < end and now < end:
+    # GitLab's REST API does not tell when (openapi_v2.yaml of 19.x): what is not known may be soon.
+    may_be_soon = job.scheduled_at is None or job.scheduled_at < end
+    if may_be_soon and now < end:
         return Waiting(
             reason=f"The build job '{job.name}' (job {job.id}) is set to start later.", due_at=_soon(now, end)
         )

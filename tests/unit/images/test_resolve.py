@@ -312,6 +312,12 @@ RUNGS: Mapping[str, tuple[Facts, Policy, str]] = {
         POLICY,
         "wrong_kind",
     ),
+    "set to start, nobody says when": (facts(build(job(JobStatus.SCHEDULED))), POLICY, "wait"),
+    "set to start, nobody says when, budget over": (
+        facts(build(job(JobStatus.SCHEDULED)), asked_at=ago(301)),
+        POLICY,
+        "build_scheduled",
+    ),
     "set to start in time": (
         facts(build(job(JobStatus.SCHEDULED, scheduled_at=NOW + timedelta(seconds=100)))),
         POLICY,
