@@ -72,13 +72,15 @@ def _is_ourselves(victim: str) -> bool:
 
 
 def _kill(victim: str, sha: str) -> bool:
-    match victim:
-        case "agent" | "session":
-            return _kill_of_session(victim, sha)
-        case "runner":
+    if victim in {"agent", "session"}:
+        return _kill_of_session(victim, sha)
+    try:
+        if victim == "runner":
             os.kill(int(RUNNER.read_text()), signal.SIGKILL)
-        case _:
+        else:
             os.killpg(int((FOLDER / "pids" / victim).read_text()), signal.SIGKILL)
+    except ProcessLookupError:  # killed a moment ago, and not back yet
+        return False
     return True
 
 
