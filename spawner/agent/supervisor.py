@@ -13,17 +13,20 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spawner.agent import checkout, prepare, probe, processes
+from spawner.agent import checkout, prepare, processes
 from spawner.agent.children import Child, Children
 from spawner.agent.files import read_json, write_json
 from spawner.agent.memory import MemoryLimit
 from spawner.agent.output import BoundedLog
 from spawner.agent.person import acting_as
 from spawner.agent.plan import Plan
-from spawner.agent.report import Reporter
+
+if TYPE_CHECKING:
+    from spawner.agent.report import Reporter
 
 _GRACE_SECONDS = 10.0  # when the one who stops us did not say
 _KILL_SECONDS = 10.0
@@ -38,11 +41,6 @@ class Supervisor:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._children = Children()
-        self._reporter = Reporter(
-            report_url=plan.report_url,
-            credential=plan.credential,
-            common={"workload": plan.workload, "generation": plan.generation, "port": plan.port},
-        )
         self._logs = {
             name: BoundedLog(plan.record / "logs" / f"{name}.log")
             for name in ("environment", "git-clone", "jupyter-server")
@@ -61,6 +59,17 @@ class Supervisor:
         self._end: dict[str, Any] | None = None
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
+
+    @cached_property
+    def _reporter(self) -> "Reporter":
+        """Who tells the spawner; made when the server starts already, whose start nothing should hold up."""
+        from spawner.agent.report import Reporter  # noqa: PLC0415 - HTTP and TLS take 20 ms to import
+
+        return Reporter(
+            report_url=self._plan.report_url,
+            credential=self._plan.credential,
+            common={"workload": self._plan.workload, "generation": self._plan.generation, "port": self._plan.port},
+        )
 
     def run(self) -> None:
         """Prepare, start, watch and end the session."""
@@ -172,6 +181,8 @@ class Supervisor:
         threading.Thread(target=self._probe, name="probe", daemon=True).start()
 
     def _probe(self) -> None:
+        from spawner.agent import probe  # noqa: PLC0415 - as the reporter
+
         def answered() -> None:
             self._is_answered = True
             self._children.wake()
