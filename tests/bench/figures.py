@@ -31,7 +31,8 @@ def quantile(values: Sequence[float], share: float) -> float:
 class Row:
     """One line of a table: `ours` and `beside` are the single runs, in `unit`.
 
-    `beside_what` names the alternative or the limit. `met` is None where there is no target.
+    `beside_what` names the alternative or the limit. `met` is None where there is no target. `is_paired`: the runs of
+    the two were made in turn, so that each pair met the same machine; their ratios then say more than the medians'.
     """
 
     name: str
@@ -42,12 +43,15 @@ class Row:
     target: str = ""
     met: bool | None = None
     note: str = ""
+    is_paired: bool = False
 
     @property
     def ratio(self) -> float | None:
-        """Our median over the other's."""
+        """Our median over the other's; of paired runs, the median of the pairs' ratios."""
         if not self.beside or statistics.median(self.beside) == 0:
             return None
+        if self.is_paired:
+            return statistics.median(ours / theirs for ours, theirs in zip(self.ours, self.beside, strict=True))
         return statistics.median(self.ours) / statistics.median(self.beside)
 
     def cells(self) -> tuple[str, ...]:
@@ -76,6 +80,7 @@ class Row:
             "ratio": self.ratio,
             "target": self.target,
             "met": self.met,
+            "is_paired": self.is_paired,
             "note": self.note,
         }
 
