@@ -95,7 +95,8 @@ def best_job(jobs: Iterable[BuildJob]) -> BuildJob | None:
 def resolve(facts: Facts, policy: Policy, now: datetime) -> Decision:
     """Decide which image a commit starts with, or what is awaited and until when."""
     if facts.requested_reference is not None:
-        return _requested(facts, facts.requested_reference)
+        is_unknown = bool(facts.trouble) and facts.requested is None
+        return _troubled(facts, policy, now) if is_unknown else _requested(facts, facts.requested_reference)
     found = _rung(facts)
     if found is not None:
         return found

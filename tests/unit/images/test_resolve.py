@@ -296,6 +296,16 @@ RUNGS: Mapping[str, tuple[Facts, Policy, str]] = {
     ),
     "never wait": (facts(build(job(JobStatus.RUNNING))), replace(POLICY, build=BuildPolicy.NEVER), "no_image"),
     "start now": (facts(build(job(JobStatus.RUNNING))), replace(POLICY, is_start_now=True), "start_now"),
+    "requested, registry down": (
+        facts(requested_reference="registry/grp/proj:x", trouble="The registry is down."),
+        POLICY,
+        "wait",
+    ),
+    "requested, registry down, budget over": (
+        facts(requested_reference="registry/grp/proj:x", trouble="The registry is down.", trouble_since=ago(61)),
+        POLICY,
+        "registry_unavailable",
+    ),
     "registry down": (facts(trouble="The registry is down."), POLICY, "wait"),
     "registry down for long": (
         facts(trouble="The registry is down.", trouble_since=ago(61)),
