@@ -154,7 +154,10 @@ class Environments:
         if done.returncode != 0:
             message = foreign(done.stderr.strip())
             if _is_passing(done.stderr):
-                raise RuntimeUnavailable(f"The environment could not be installed yet: {message}")
+                raise RuntimeUnavailable(
+                    f"The environment could not be installed yet: {message}",
+                    remedy="Launch again later; who runs this machine may look at its disk and its package index.",
+                )
             raise LaunchRefused(
                 f"The environment of this commit could not be installed: {message}", remedy="Build its image again."
             )
