@@ -7,7 +7,7 @@ Must not know: the spawner.
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -62,11 +62,12 @@ def push_image(
     tags: Sequence[str] | None = None,
     key: str = NO_KEY,
     lock: str | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """Push the image of a commit; returns its digest.
 
     Without a lock it is the shipped default's, so that a session really starts. Without `tags` it gets the commit's
-    own, and its key's where one is given.
+    own, and its key's where one is given. `labels` replace the commit's: equal ones make equal images.
     """
     environment = Environment(
         python=default_environment.python(),
@@ -75,11 +76,11 @@ def push_image(
         key=key,
         lock=shipped_lock() if lock is None else lock,
     )
-    labels: dict[str, str] = {Label.KIND: "environment", Label.REVISION: sha, Label.ENVIRONMENT_KEY: key}
+    told: Mapping[str, str] = {Label.KIND: "environment", Label.REVISION: sha, Label.ENVIRONMENT_KEY: key}
     own = [commit_tag(sha, Kind.ENVIRONMENT), *([environment_tag(key)] if key != NO_KEY else [])]
     where = repository(project.path)
     with tempfile.TemporaryDirectory() as folder, registry(stand_in, project.owner) as client:
-        packed = pack(environment, [], labels, Path(folder))
+        packed = pack(environment, [], labels or told, Path(folder))
         for blob in packed.blobs:
             client.upload(where, blob.digest, blob.path)
         manifest = Manifest(content=packed.manifest, media_type=packed.media_type, digest=packed.digest)
