@@ -32,6 +32,7 @@ HEIGHT_PIXELS = 800
 SHORTEST_PIXELS = 400
 TALLEST_PIXELS = 1600
 WAIT_SECONDS = 30.0
+PRESS_AGAIN_SECONDS = 5.0  # a page may be long in coming
 _LOOK_SECONDS = 0.1
 _FLAGS = (
     "--headless=new",
@@ -161,11 +162,15 @@ class Browser:
 
         Live parts move while they are read: a click may miss, as a person's does.
         """
+        pressed_at = -PRESS_AGAIN_SECONDS
 
         def look() -> bool | None:
+            nonlocal pressed_at
             if self.run("return document.isOfPress === undefined"):
                 return True
-            self.button(label, within=within, seconds=seconds).click()
+            if time.monotonic() - pressed_at >= PRESS_AGAIN_SECONDS:
+                self.button(label, within=within, seconds=seconds).click()
+                pressed_at = time.monotonic()
             return None
 
         self.button(label, within=within, seconds=seconds)

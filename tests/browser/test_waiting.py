@@ -95,9 +95,9 @@ def test_a_build_to_its_end(
     browser.see_page(rf"^http://{name}\.localhost:\d+/lab", unless="#now.bad", seconds=READY_SECONDS)
     browser.go(f"/sessions/{name}")
     browser.see("It runs in this commit's own image, just built.", sha[:8], within="#image")
+    album.take(browser, "built")
     browser.unfold("#build summary")
     browser.see("Built in", within="#build-log")
-    album.take(browser, "built")
 
 
 def test_a_build_that_fails(
