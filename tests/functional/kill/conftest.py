@@ -29,9 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a run ask for every cell."""
     parser.addoption(
         "--kill-matrix",
-        choices=("sample", "full"),
+        choices=("sample", "full", "again"),
         default="sample",
-        help="`full`: every victim at every step, and docs/development/kill-matrix.md written anew (half an hour)",
+        help="`full`: every victim at every step, and docs/development/kill-matrix.md written anew (half an hour); "
+        "`again`: the cells of the last full run that were not held",
     )
 
 

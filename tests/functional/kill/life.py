@@ -25,12 +25,13 @@ GONE_SECONDS = 90.0
 FIRE_SECONDS = 20.0
 LEFT_SECONDS = 15.0
 OF_THE_SESSION = frozenset({"agent", "session"})
-BUILD_SECONDS = 2
+BUILD_SECONDS = 4  # so that a look finds it at work
 CI = f"""image_build:
   script:
     - sleep {BUILD_SECONDS}
     - exit 1
 """
+NO_KILL = "(no kill)"
 _numbers = itertools.count(1)
 _AGAIN = frozenset({500, 502, 503, 504, 429})
 
@@ -85,7 +86,7 @@ class Life:
             self._ends()
             return cells
         came = len(self.launching)
-        cells += self._stopped(came)
+        cells += self._stopped()
         self.stopping = self.house.steps(self.sha)[came:]
         return cells
 
@@ -163,26 +164,23 @@ class Life:
 
     # ------------------------------------------------------------ stop
 
-    def _stopped(self, came: int) -> list[Cell]:
+    def _stopped(self) -> list[Cell]:
         self._arm("stop", self.stop_steps)
         began = time.monotonic()
         trouble = ""
         try:
             self._stop()
-            wait_for(
-                lambda: _paused(self._phase() is Phase.GONE or None),
-                seconds=GONE_SECONDS,
-                what=f"{self.name} gone",
-            )
-            wait_for(
-                lambda: _paused("stop: lease given back" in self.house.steps(self.sha)[came:] or None),
-                seconds=LEFT_SECONDS,
-                what="the lease given back",
-            )
+            wait_for(self._is_gone, seconds=GONE_SECONDS, what=f"{self.name} gone")
             self._await_kills("stop", self.stop_steps)
+            wait_for(self._is_gone, seconds=GONE_SECONDS, what=f"{self.name} still gone")
         except (NotYetError, AssertionError) as problem:
             trouble = f"{problem}; {self._seen()}"
         return self._judged("stop", self.stop_steps, began, trouble)
+
+    def _is_gone(self) -> bool | None:
+        """Say whether nothing is left to do: what an ended session held is released."""
+        row = self.house.row(self.name)
+        return _paused((row is not None and row.phase is Phase.GONE and row.due_at is None) or None)
 
     def _stop(self) -> None:
         def ask() -> bool | None:
@@ -235,7 +233,7 @@ class Life:
         sentences = _sentences(events) if self.victim in OF_THE_SESSION and not is_end else []
         doubled = max(0, self.house.watch.most[workspace] - 1)
         if not steps and (problems or orphaned or doubled):  # what a launch's kills left for a stop without any
-            steps = ("(no kill)",)
+            steps = (NO_KILL,)
         return [
             Cell(
                 way=self.house.way,

@@ -9,12 +9,12 @@ Must not know: how a kill is done, what is wrong with a life.
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spawner.testing.gitlab.client import UserHandle
 from tests.functional.kill.house import House
-from tests.functional.kill.life import OF_THE_SESSION, Cell, Life
+from tests.functional.kill.life import NO_KILL, OF_THE_SESSION, Cell, Life
 
 AT_ONCE = 3
 TRIES = 3
@@ -30,6 +30,14 @@ class Steps:
 
     launch: tuple[str, ...]
     stop: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Done:
+    """What a run has found, of one way or of both."""
+
+    cells: list[Cell] = field(default_factory=list)
+    steps: dict[str, Steps] = field(default_factory=dict)  # by way
 
 
 def discover(house: House, owner: UserHandle) -> Steps:
@@ -60,6 +68,16 @@ def everything(house: House, steps: Steps) -> list[Plan]:
     by_victim = [_lives(victim, _possible(victim, steps.launch), steps.stop) for victim in house.victims]
     # Side by side live those with different victims.
     return [plan for plans in itertools.zip_longest(*by_victim) for plan in plans if plan is not None]
+
+
+def again(house: House, steps: Steps, before: Iterable[Cell]) -> list[Plan]:
+    """Return a life for each cell of an earlier run that was not held, or whose kill never came."""
+    plans = []
+    for cell in before:
+        if cell.way == house.way and not (cell.is_good and (cell.came or _is_over(cell))):
+            kill = {cell.flow: (cell.step,)} if cell.step != NO_KILL else {"launch": steps.launch[:1]}
+            plans.append(Plan(victim=cell.victim, **kill))
+    return plans
 
 
 def _lives(victim: str, launch: Sequence[str], stop: Sequence[str]) -> list[Plan]:
@@ -117,6 +135,23 @@ def live(house: House, owner: UserHandle, plans: Iterable[Plan]) -> list[Cell]:
 def _is_over(cell: Cell) -> bool:
     """Say whether the victim is gone by its own work at that step, as a server is once its session stops."""
     return cell.victim in OF_THE_SESSION and cell.flow == "stop"
+
+
+def merged(before: Iterable[Cell], done: Done) -> list[Cell]:
+    """Return an earlier run's cells with this run's in their place, in the order of the steps."""
+    cells = {_place(cell): cell for cell in before if cell.way not in done.steps or cell.step != NO_KILL}
+    cells |= {_place(cell): cell for cell in done.cells}
+
+    def order(cell: Cell) -> tuple[str, str, int]:
+        steps = done.steps.get(cell.way)
+        known = () if steps is None else steps.launch if cell.flow == "launch" else steps.stop
+        return cell.way, cell.flow, known.index(cell.step) if cell.step in known else len(known)
+
+    return sorted(cells.values(), key=order)
+
+
+def _place(cell: Cell) -> tuple[str, str, str, str]:
+    return cell.way, cell.victim, cell.flow, cell.step
 
 
 # ---------------------------------------------------------------- the table
