@@ -166,8 +166,15 @@ class Album:
     folder: Path
     is_written: bool
 
-    def take(self, browser: Browser, name: str, *, is_whole: bool = True) -> None:
-        """Look at the page as it stands, narrow and wide, light and dark.
+    def take(
+        self,
+        browser: Browser,
+        name: str,
+        *,
+        is_whole: bool = True,
+        prefer: Callable[[Browser, Theme], None] = Browser.prefer,
+    ) -> None:
+        """Look at the page as it stands, narrow and wide, light and dark; `prefer` returns when a theme is shown.
 
         Raises:
             AssertionError: it is wider than its window, or the browser complained.
@@ -180,15 +187,17 @@ class Album:
             assert over <= 0, f"{name} is {over} pixels wider than a window of {width}. {browser.described()}"
             if self.is_written:
                 folder = self.folder if width == WIDE_PIXELS else browser.pictures
-                self._write(browser, folder / name, is_whole=is_whole)
+                self._write(browser, folder / name, is_whole=is_whole, prefer=prefer)
 
-    def _write(self, browser: Browser, place: Path, *, is_whole: bool) -> None:
+    def _write(
+        self, browser: Browser, place: Path, *, is_whole: bool, prefer: Callable[[Browser, Theme], None]
+    ) -> None:
         for theme in Theme:
-            browser.prefer(theme)
+            prefer(browser, theme)
             path = place.with_name(f"{place.name}{'-dark' if theme is Theme.DARK else ''}.png")
             browser.photograph(path, is_whole=is_whole)
             assert path.stat().st_size < LARGEST_BYTES, f"{path} is {path.stat().st_size} bytes"
-        browser.prefer(Theme.LIGHT)
+        prefer(browser, Theme.LIGHT)
 
 
 @pytest.fixture(scope="session")

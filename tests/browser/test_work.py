@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 from spawner.testing.gitlab.client import ProjectHandle
 from spawner.testing.gitlab.standin import StandIn
-from tests.browser.chromium import Browser
+from tests.browser.chromium import Browser, Theme
 from tests.browser.conftest import Album, Person, sign_in
 from tests.installation import Client
 
@@ -57,7 +57,10 @@ def test_a_day_of_work(
     )
     _is_let_in_by_its_cookie_alone(browser, at_ada, name)
     _run_the_cell(browser)
-    album.take(browser, "jupyterlab", is_whole=False)
+    for theme in (Theme.DARK, Theme.LIGHT):
+        _prefer(browser, theme)
+    assert "official Jupyter news" not in browser.text()
+    album.take(browser, "jupyterlab", is_whole=False, prefer=_prefer)
     _save(browser, at_ada, name)
 
     browser.go(session_page)
@@ -89,6 +92,15 @@ def _run_the_cell(browser: Browser) -> None:
     browser.find(".jp-CodeCell .cm-content")[0].click()
     ActionChains(browser.driver).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
     browser.see("the sum is 42", within=".jp-OutputArea-output", seconds=READY_SECONDS)
+
+
+def _prefer(browser: Browser, theme: Theme) -> None:
+    """Prefer a theme, and see JupyterLab follow it."""
+    browser.prefer(theme)
+    wanted = "true" if theme is Theme.LIGHT else "false"
+    browser.wait(
+        lambda: browser.run("return document.body.dataset.jpThemeLight") == wanted or None, f"JupyterLab in {theme}"
+    )
 
 
 def _save(browser: Browser, at_ada: Client, name: str) -> None:
