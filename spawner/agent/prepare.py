@@ -32,11 +32,13 @@ def prepare(plan: Plan) -> bool:
 
     Returns whether an older thin environment had to be put aside, because it was of another Python.
     """
-    for folder in (plan.private, plan.home, plan.checkout_path, plan.private / "tmp"):
+    defaults = plan.private / "labconfig" / "default_setting_overrides.json"  # JupyterLab's name for it
+    for folder in (plan.private, plan.home, plan.checkout_path, plan.private / "tmp", defaults.parent):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_whole(plan.private / "gitconfig", git_configuration(plan.checkout, plan.credential))
     for name in ("jupyter-lab", "settings.py"):
         write_whole(plan.private / name, (_INSIDE / name.replace("-", "_")).with_suffix(".py").read_text("utf-8"))
+    write_whole(defaults, (_INSIDE / "defaults.json").read_text("utf-8"))
     write_json(plan.private / "session.json", _settings(plan))
     return _thin_environment(plan)
 
@@ -68,7 +70,7 @@ def variables(plan: Plan) -> dict[str, str]:
         "GIT_CONFIG_SYSTEM": str(plan.private / "gitconfig"),
         "GIT_TERMINAL_PROMPT": "0",
         "JUPYTER_PATH": f"{shared.path}/share/jupyter",
-        "JUPYTER_CONFIG_PATH": f"{shared.path}/etc/jupyter",
+        "JUPYTER_CONFIG_PATH": f"{plan.private}:{shared.path}/etc/jupyter",
         "JUPYTER_RUNTIME_DIR": str(plan.run),
         "JUPYTERLAB_DIR": f"{shared.path}/share/jupyter/lab",
         name: value,
