@@ -107,5 +107,5 @@ def configure(*, level: str = "INFO", form: str = "auto", stream: TextIO | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("urllib3", "alembic", "kombu", "amqp", "werkzeug"):
+    for name in ("urllib3", "alembic", "kombu", "amqp", "werkzeug", "celery"):
         logging.getLogger(name).setLevel(logging.WARNING)
