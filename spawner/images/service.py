@@ -335,9 +335,10 @@ class ImageService:
                     due_at=now,
                 )
             )
-        if build.due_at is None:
+        if build.due_at is None and not _was_just_seen(build, now):
             self._builds.hint(id_, now)
-        if build.due_at is None or build.due_at <= now:
+            self._dispatcher.soon(TaskKind.BUILD, id_)
+        elif build.due_at is not None and build.due_at <= now:
             self._dispatcher.soon(TaskKind.BUILD, id_)
         return build
 
@@ -472,6 +473,11 @@ class ImageService:
             return False
         lag = timedelta(seconds=self.settings.policy.push_lag_seconds)
         return build.finished_at is not None and now < build.finished_at + lag
+
+
+def _was_just_seen(build: Build, now: datetime) -> bool:
+    """Say whether a build was seen to end a moment ago, by a look that a waiter's own decision may have missed."""
+    return build.is_over and build.checked_at is not None and now < build.checked_at + timedelta(seconds=LISTEN_SECONDS)
 
 
 def _is_over(build: Build) -> bool:

@@ -151,6 +151,30 @@ def test_what_sleeps_is_woken(service: ImageService, world: World, rows: BuildRo
     assert world.queued == [f"build default/1/{SHA}"]
 
 
+@pytest.mark.parametrize(("seconds_ago", "looks"), [(1, 0), (60, 1)])
+def test_an_end_just_seen_is_not_looked_at_again(
+    service: ImageService, world: World, rows: BuildRows, seconds_ago: int, looks: int
+) -> None:
+    """A waiter that decided before the end was seen does not reopen the build; one that comes later does."""
+    checked_at = world.at - timedelta(seconds=seconds_ago)
+    rows.add(
+        Build(
+            id=f"default/1/{SHA}",
+            forge="default",
+            project_id=1,
+            sha=SHA,
+            job_name="j",
+            first_asked_at=checked_at,
+            checked_at=checked_at,
+            is_over=True,
+        )
+    )
+
+    service.watch(subject(world))
+
+    assert len(world.queued) == looks
+
+
 @pytest.mark.parametrize(
     ("tag", "kind", "counts"),
     [
