@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from spawner.images.model import ChosenImage, Ready, Unavailable, Waiting
+from spawner.images.model import ChosenImage, ImageSource, Ready, Unavailable, Waiting
 from spawner.ports import Health, Observation
 from spawner.sessions.model import EventKind, Failure, NewEvent, Phase, Session, Target
 
@@ -59,6 +59,10 @@ class Step:
     session: Session
     events: tuple[NewEvent, ...] = ()
     actions: tuple[Action, ...] = ()
+
+
+LESSER = frozenset({ImageSource.DEFAULT, ImageSource.ANCESTOR})
+"""Images that stand in for the commit's own: who runs on one may be moved."""
 
 
 def advance(  # noqa: PLR0911 - one return per phase
@@ -170,7 +174,7 @@ def _ready(session: Session, rules: Rules, now: datetime) -> Step:
 
 
 def _running(session: Session, facts: Facts, rules: Rules, now: datetime) -> Step:
-    if session.wants_built_image:
+    if session.wants_built_image and session.image is not None and session.image.source in LESSER:
         after = replace(session, due_at=_later(now, 1))
         after, event = _enter(after, Phase.STOPPING, "Stopping, to start again with the built image.", now)
         return Step(session=after, events=(event,), actions=(Action.STOP,))

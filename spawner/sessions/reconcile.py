@@ -134,6 +134,8 @@ class Reconciler:
             session, claim = refreshed
             step = machine.advance(session, self._facts(session), self._settings.rules, self._clock.now())
             after = self._save(session, step, claim)
+            if after.wants_built_image and (session.phase, after.phase) == (Phase.RUNNING, Phase.STOPPING):
+                self._sessions.wish(session.name, wants_built_image=False)  # it is being done, once
             acted = [self._perform(action, after, claim) for action in step.actions]
             if step.actions == (Action.RELEASE,):  # nothing else is left to do; said only now that it is done
                 after = self._saved(replace(after, due_at=None), (), claim)

@@ -124,10 +124,16 @@ ROWS: Mapping[str, tuple[Session, Facts, Phase, tuple[Action, ...]]] = {
         (Action.STOP, Action.RELEASE),
     ),
     "running, built image wanted": (
-        session(Phase.RUNNING, wants_built_image=True),
+        session(Phase.RUNNING, wants_built_image=True, image=replace(IMAGE, source=ImageSource.DEFAULT)),
         seen(Health.READY),
         Phase.STOPPING,
         (Action.STOP,),
+    ),
+    "running, built image wanted and there": (
+        session(Phase.RUNNING, wants_built_image=True, image=IMAGE),
+        seen(Health.READY),
+        Phase.RUNNING,
+        (),
     ),
     "stopping to start again": (session(Phase.STOPPING), seen(Health.GONE), Phase.NEW, ()),
     "stop: new": (session(Phase.NEW, **GONE), Facts(), Phase.GONE, (Action.RELEASE,)),
