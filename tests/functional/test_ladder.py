@@ -1,0 +1,159 @@
+"""The ladder as people meet it: scenarios played by the stand-in, decided by a whole spawner.
+
+Covered: every job status and edge case that the stand-in plays, its faults, each rung, and what a person may ask
+for; the source, the reason and the phases of each, and a relaunch on the image that has arrived.
+Left out, each with its reason in NOT_PLAYED; what is pure is in tests/unit/images/test_resolve.py.
+"""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spawner.ports import JobStatus
+from spawner.testing.gitlab.client import UserHandle
+from spawner.testing.gitlab.faults import Kind
+from spawner.testing.gitlab.standin import StandIn
+from tests.functional.environment_images import push_image
+from tests.functional.ladder import Stage, Told
+from tests.functional.ladder_scenarios import SCENARIOS, Scenario
+from tests.installation import Installation, install, wait_for
+from tests.surroundings import Folder
+
+pytestmark = pytest.mark.xdist_group("ladder")  # the plays overlap, in one process
+
+AT_ONCE = 6  # plays at a time: most of each is waiting
+EDGE_CASES = {f"case {number}" for number in range(1, 14)}
+ASKED = {"start now", "build now", "build never", "fallback ancestor", "same environment", "short tag", "requested"}
+NOT_PLAYED: Mapping[str, str] = {
+    JobStatus.PREPARING: "no job of a runner's is ever seen in it: the stand-in leaves it in the same moment",
+    JobStatus.WAITING_FOR_CALLBACK: "the stand-in has no job that waits for an outside answer",
+    JobStatus.CANCELING: "the stand-in's runner cannot cancel gracefully; comes with the real GitLab",
+    JobStatus.UNKNOWN: "no GitLab of today says it",
+    "case 4": "the stand-in makes no merge request pipelines yet; comes with the real GitLab",
+    "case 5": "the stand-in makes no child pipelines yet; comes with the real GitLab",
+}
+
+
+def _settings(stand_in: StandIn, lesser: str) -> dict[str, str]:
+    return {
+        "IMAGES__GRACE_SECONDS": "10",
+        "IMAGES__QUEUE_BUDGET_SECONDS": "15",
+        "IMAGES__PUSH_LAG_SECONDS": "8",
+        "IMAGES__DEFAULT_ENVIRONMENT": f"{stand_in.registry_url.partition('://')[2]}/{lesser}",
+        "IMAGES__REGISTRY_BUDGET_SECONDS": "5",
+        "LIMITS__LAUNCHES_PER_MINUTE": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def lesser(stand_in: StandIn, alice: UserHandle) -> str:
+    """The default image, `path@digest`: a public project's, of the shipped lock, with labels that name no commit."""
+    project = stand_in.add_project("alice/lesser", owner=alice, visibility="public")
+    return f"{project.path}@{_push_plain(stand_in, project, 'default')}"
+
+
+def _push_plain(stand_in: StandIn, project: object, tag: str) -> str:
+    return push_image(stand_in, project, "", tags=[tag], labels={"io.slipway.kind": "environment"})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def installation(stand_in: StandIn, standalone_root: Path, folder: Folder, lesser: str) -> Iterator[Installation]:
+    """A spawner with short budgets: SQLite, tasks in the web process."""
+    data = folder("ladder")
+    made = install(
+        data=data,
+        stand_in=stand_in,
+        database_url=f"sqlite:///{data}/slipway.db",
+        root=standalone_root,
+        settings=_settings(stand_in, lesser),
+    )
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def plays(
+    request: pytest.FixtureRequest, stand_in: StandIn, installation: Installation, alice: UserHandle, folder: Folder
+) -> Iterator[Mapping[str, Future[Told]]]:
+    """Play the chosen scenarios side by side, each on a project of its own."""
+    chosen: list[Any] = [
+        item.callspec.params["scenario"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path and hasattr(item, "callspec")
+    ]
+    work = folder("plays")
+    with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="play") as pool:
+
+        def play(number: int, scenario: Scenario) -> Told:
+            project = stand_in.add_project(f"alice/play-{number}", owner=alice)
+            here = work / f"{number}"
+            here.mkdir()
+            stage = Stage(stand_in=stand_in, project=project, client=installation.client(alice), work=here)
+            try:
+                return scenario.play(stage)
+            finally:
+                stage.end()
+
+        futures = {scenario.name: pool.submit(play, number, scenario) for number, scenario in enumerate(chosen)}
+        yield futures
+        for future in futures.values():
+            future.cancel()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
+def test_a_scenario(plays: Mapping[str, Future[Told]], scenario: Scenario) -> None:
+    """A launch is decided as the table says: by this source or failure, in these words, through these phases."""
+    told = plays[scenario.name].result(240)
+
+    assert (told.source, told.phases) == (scenario.source, scenario.phases), told
+    assert scenario.reason in told.reason
+    assert scenario.log in told.log, told.log
+
+
+def test_no_row_is_missing() -> None:
+    """Every status, edge case and fault has a scenario or a reason why it has none, and nobody names another row."""
+    wanted = {*(status.value for status in JobStatus), *EDGE_CASES, *(kind.value for kind in Kind), *ASKED}
+    played = {row for scenario in SCENARIOS for row in scenario.rows}
+
+    assert played | set(NOT_PLAYED) == wanted
+    assert played & set(NOT_PLAYED) == set()
+    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
+
+
+def test_a_session_moves_to_the_image_that_arrived(
+    stand_in: StandIn, installation: Installation, alice: UserHandle, folder: Folder
+) -> None:
+    """Who started now on the default image is moved, when asked, to the built one, on the same workspace."""
+    project = stand_in.add_project("alice/moved", owner=alice)
+    stage = Stage(stand_in=stand_in, project=project, client=installation.client(alice), work=folder("moved"))
+    sha = stage.built("  when: manual\n  script: ['true']")
+    name = stage.launch(sha, fallback="default")
+    before = stage.client.reaches(name, "RUNNING", seconds=240)
+
+    refused = stage.client.call("PATCH", f"/api/notebooks/servers/{name}", json={"image": "built"})
+    assert refused.status_code == 409, refused.text
+    push_image(stand_in, project, sha, tags=[f"{sha}-environment"], labels={"io.slipway.kind": "environment"})
+    stage.api("POST", f"/jobs/{stage.job(sha, 'manual')['id']}/play")
+    stage.job(sha, "success")
+
+    def moved() -> bool | None:
+        return stage.client.call("PATCH", f"/api/notebooks/servers/{name}", json={"image": "built"}).ok or None
+
+    wait_for(moved, seconds=90, what="the built image is offered")
+    wait_for(lambda: _source(stage, name) in {"exact", "built"} or None, seconds=60, what="the built image is chosen")
+    after = stage.client.reaches(name, "RUNNING", seconds=120)["slipway"]
+    assert before["slipway"]["image"]["source"] == "default"
+    assert (after["workspace"], after["generation"]) == (before["slipway"]["workspace"], 2)
+    stage.end()
+    stage.client.reaches(name, "GONE")
+
+
+def _source(stage: Stage, name: str) -> str:
+    server = stage.client.get(name) or {"slipway": {"image": None}}
+    return str((server["slipway"]["image"] or {}).get("source"))
