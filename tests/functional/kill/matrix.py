@@ -182,7 +182,7 @@ def as_markdown(cells: Sequence[Cell]) -> str:
         "started again as an init system would. The steps are found by a life without a kill; a life with kills has",
         "some, far apart. “held” means that in the end the session answered, or was gone, with nothing lost, doubled",
         "or orphaned; “·” that the victim is not there at that step.",
-        f"Made by `{_COMMAND}`.",
+        f"Made by `{_COMMAND}`; `=again` repeats the cells that were not held, as after a repair.",
         "",
         f"**{total['kills']} kills: lost {total['lost']}, doubled {total['doubled']}, orphaned {total['orphaned']}.**",
     ]
