@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 
@@ -408,9 +408,12 @@ class SessionService:
         if session.phase is not Phase.RUNNING or address is None:
             raise Conflict("The session is not running.", remedy="Wait until it is ready, then open it.")
         code, expires_at = self._users.make_code(name, caller.user.id)
-        query = urlencode({"code": code})
-        base_url = address.programs_url if caller.login_id is None else address.people_url
-        return Opened(url=f"{base_url}{address.open_path}?{query}", expires_at=expires_at)
+        if caller.login_id is not None:
+            url = f"{address.people_url}{address.open_path}?{urlencode({'code': code})}"
+        else:  # the session sends a browser on to its own name only where it is named: others learn no name
+            query = urlencode({"code": code, "host": urlsplit(address.people_url).hostname or ""})
+            url = f"{address.programs_url}{address.open_path}?{query}"
+        return Opened(url=url, expires_at=expires_at)
 
     def image_exists(self, caller: Caller, image_url: str) -> bool:
         """Say whether a launch would get this image, or one as good: rung 1, or 2 and 3 for the commit's own."""

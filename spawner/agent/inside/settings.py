@@ -89,9 +89,14 @@ class OpenHandler(JupyterHandler):  # type: ignore[misc,unused-ignore]
         if "application/json" in self.request.headers.get("Accept", ""):
             await self._answer_program(code)
             return
-        if self.request.host_name.lower() != _SESSION["public_host"].lower():
-            # A browser that a program sent here; a cookie for loopback would be every session's.
-            own = f"http://{_SESSION['public_host']}:{_SESSION['port']}{self._path}"
+        own_host = str(_SESSION["public_host"]).lower()
+        if self.request.host_name.lower() != own_host:
+            # A browser that a program sent here; a cookie for loopback would be every session's. The name of the
+            # session is told to nobody: whoever was given this address was given the name with it.
+            if not secrets.compare_digest(self.get_query_argument("host", "").lower().encode(), own_host.encode()):
+                self._refuse("This is not the session's own address", "It opens under its own name only.")
+                return
+            own = f"http://{own_host}:{_SESSION['port']}{self._path}"
             self.redirect(f"{own}?{urllib.parse.urlencode({'code': code})}")
             return
         state = secrets.token_urlsafe(24)

@@ -71,10 +71,14 @@ def test_a_person_enters_by_post_only(opened: tuple[Bench, State]) -> None:
 def test_a_browser_at_loopback_is_sent_to_the_own_origin(opened: tuple[Bench, State]) -> None:
     """A one-time address of loopback leads a browser to the session's own origin; no cookie is set on the way."""
     _, state = opened
-    answer = ask(state, "/slipway/open?code=code-3", headers={"Host": f"127.0.0.1:{state['port']}"})
+    loopback = {"Host": f"127.0.0.1:{state['port']}"}
+    answer = ask(state, f"/slipway/open?code=code-3&host={state['public_host']}", headers=loopback)
+    stranger = ask(state, "/slipway/open?code=code-3", headers=loopback)
 
     own = f"http://{state['public_host']}:{state['port']}/slipway/open?code=code-3"
     assert (answer.status, answer.headers["Location"], answer.cookies) == (302, own, [])
+    assert (stranger.status, stranger.cookies) == (403, []), "who does not know the session's name learns it nowhere"
+    assert state["public_host"] not in stranger.text + str(stranger.headers)
 
 
 @pytest.mark.parametrize(
