@@ -59,13 +59,21 @@ class Watch:
 
 
 def servers() -> Counter[str]:
-    """Return how many servers run in each workspace."""
-    found: Counter[str] = Counter()
-    for _, command, _ in _processes():
+    """Return how many servers run in each workspace; a server's own child, before it becomes a program, is none."""
+    found: dict[int, str] = {}
+    for pid, command, _ in _processes():
         for word in command.split("\0"):
             if word.endswith("/.slipway/jupyter-lab"):
-                found[Path(word).parents[1].name] += 1
-    return found
+                found[pid] = Path(word).parents[1].name
+    return Counter(workspace for pid, workspace in found.items() if _parent(pid) not in found)
+
+
+def _parent(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(text[text.rindex(")") + 2 :].split()[1])
 
 
 def of_workspace(workspace: str, workloads: frozenset[str]) -> set[int]:

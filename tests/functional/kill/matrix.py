@@ -71,12 +71,16 @@ def everything(house: House, steps: Steps) -> list[Plan]:
 
 
 def again(house: House, steps: Steps, before: Iterable[Cell]) -> list[Plan]:
-    """Return a life for each cell of an earlier run that was not held, or whose kill never came."""
-    plans = []
-    for cell in before:
-        if cell.way == house.way and not (cell.is_good and (cell.came or _is_over(cell))):
-            kill = {cell.flow: (cell.step,)} if cell.step != NO_KILL else {"launch": steps.launch[:1]}
-            plans.append(Plan(victim=cell.victim, **kill))
+    """Return lives for the cells of an earlier run that were not held, or whose kill never came."""
+    plans: list[Plan] = []
+    bad = [cell for cell in before if cell.way == house.way and not (cell.is_good and (cell.came or _is_over(cell)))]
+    for victim in house.victims:
+        wanted = {(cell.flow, cell.step) for cell in bad if cell.victim == victim}
+        launch = [step for step in steps.launch if ("launch", step) in wanted]
+        stop = [step for step in steps.stop if ("stop", step) in wanted]
+        if wanted and not launch and not stop:  # a stop without a kill, after a launch with some
+            launch = [_possible(victim, steps.launch)[0]]
+        plans += _lives(victim, launch, stop) if launch or stop else []
     return plans
 
 

@@ -75,10 +75,9 @@ def _kill(victim: str, sha: str) -> bool:
     if victim in {"agent", "session"}:
         return _kill_of_session(victim, sha)
     try:
-        if victim == "runner":
-            os.kill(int(RUNNER.read_text()), signal.SIGKILL)
-        else:
-            os.killpg(int((FOLDER / "pids" / victim).read_text()), signal.SIGKILL)
+        pid = int((RUNNER if victim == "runner" else FOLDER / "pids" / victim).read_text())
+        kill = os.kill if victim in {"runner", "redis"} else os.killpg  # the others lead groups of their own
+        kill(pid, signal.SIGKILL)
     except ProcessLookupError:  # killed a moment ago, and not back yet
         return False
     return True
