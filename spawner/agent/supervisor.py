@@ -49,7 +49,7 @@ class Supervisor:
         self._variables: dict[str, str] = {}
         self._server: Child | None = None
         self._go: int | None = None
-        self._tries = 0
+        self._tries = self._mishaps = 0
         self._checkout_began_at = self._began_at = time.monotonic()
         self._retry_at: float | None = None
         self._kill_at: float | None = None
@@ -138,7 +138,8 @@ class Supervisor:
             self._start_project()
             return
         is_away = code == checkout.AWAY  # a spawner that restarts: worth the whole budget, and nothing else would help
-        can_retry = code != checkout.REFUSED and (is_away or self._tries <= len(_RETRY_PAUSES_SECONDS))
+        self._mishaps += not is_away
+        can_retry = code != checkout.REFUSED and self._mishaps <= len(_RETRY_PAUSES_SECONDS)
         pause_seconds = _RETRY_PAUSES_SECONDS[min(self._tries, len(_RETRY_PAUSES_SECONDS)) - 1]
         if can_retry and not self._is_late(in_seconds=pause_seconds):
             self._retry_at = time.monotonic() + pause_seconds

@@ -19,6 +19,12 @@ class _Refusing(BaseHTTPRequestHandler):
     """Answers every request with the status that its path begins with, and a sentence."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/200/"):  # the first words of protocol v2, and then no more
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-git-upload-pack-advertisement")
+            self.end_headers()
+            self.wfile.write(b"001e# service=git-upload-pack\n0000000eversion 2\n")
+            return
         content = b"GitLab cannot be reached. It is tried again.\n"
         self.send_response(int(self.path.split("/")[1]))
         self.send_header("Content-Type", "text/plain; charset=utf-8")
@@ -104,6 +110,7 @@ def test_a_finished_checkout_is_left_alone(tmp_path: Path, origin: Path) -> None
 @pytest.mark.parametrize(
     ("status", "code"),
     [
+        (200, checkout.AWAY),
         (503, checkout.AWAY),
         (502, checkout.AWAY),
         (403, checkout.REFUSED),
