@@ -30,7 +30,7 @@ if ! git fetch -q --depth 1 --no-tags origin "$SLIPWAY_SHA" 2>"$TMPDIR/fetch-err
     refused='returned error: (400|403|404)|^fatal: repository .* not found|not our ref|remote error'
     if grep -qE "$refused" "$TMPDIR/fetch-error"; then exit 11; fi
     away='returned error: 5|[Ff]ailed to connect|[Cc]ould.?n.t connect|[Cc]onnection (refused|reset|timed out|was)'
-    broken="Empty reply|early EOF|unexpected disconnect|hung up|RPC failed|fatal: expected |index-pack failed|transfer closed"
+    broken='Empty reply|early EOF|unexpected disconnect|hung up|RPC failed|fatal: expected |pack failed|transfer closed'
     if grep -qE "$away|$broken" "$TMPDIR/fetch-error"; then exit 12; fi
     exit 1
 fi
