@@ -126,7 +126,7 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
         for child in command.commands.values():
             yield from _command(f"{name} {child.name}", child)
         return
-    with click.Context(command, info_name=name) as context:
+    with click.Context(command, info_name=name, **spawner.context_settings) as context:
         usage = command.get_usage(context).removeprefix("Usage: ")
         records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
     yield from ("", "```text", " ".join(usage.split()), "```", "")
