@@ -262,7 +262,7 @@ def _around(session: Session) -> Around:
     sessions = services().sessions
     return replace(
         _place(session),
-        build=sessions.build_of(session),
+        build=None if session.phase is Phase.NEW else sessions.build_of(session),  # nobody has looked for one yet
         usage=sessions.usage(session) if session.phase is Phase.RUNNING else None,
     )
 
