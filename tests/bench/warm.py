@@ -137,6 +137,7 @@ class _Bench:
         self._stand_in.pause_runner(paused=not is_built)
         sha = self._stand_in.commit(self._project, {"rain.ipynb": _notebook(f"edit {next(self._numbers)}")})
         self._pending.append(sha)
+        self._stand_in.wait_for_pipeline(self._project, sha)  # the stand-in's own work after a push is not ours
         if is_built:
             for each in self._pending:
                 self._built(each)
