@@ -6,6 +6,7 @@ sessions and agents included.
 Must not know: any module of the spawner but its command line and its HTTP interface.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -221,6 +222,20 @@ class Installation:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(15)
+        self._end_sessions()
+
+    def _end_sessions(self) -> None:
+        """End the agents that a failed test left, each by its id; an agent ends its session with it."""
+        instance = self.environment["SPAWNER_SESSIONS__INSTANCE"]
+        for found in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = found.read_bytes().decode(errors="replace").split("\0")
+                is_ours = "spawner.agent" in words and instance in (Path(words[-2]) / "record.json").read_text()
+            except (OSError, IndexError):
+                continue  # it has ended meanwhile, or was no agent
+            if is_ours:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(found.parent.name), signal.SIGTERM)
 
 
 def install(
