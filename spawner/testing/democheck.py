@@ -163,14 +163,20 @@ class Kernel:
         answer = requests.post(f"{base_url}/api/kernels", json={"name": "python3"}, headers=headers, timeout=30)
         claim(answer.status_code == requests.codes.created, f"No kernel: {answer.status_code} {answer.text[:200]}")
         self.id = answer.json()["id"]
-        self._socket = websocket.create_connection(
-            f"ws{base_url.removeprefix('http')}/api/kernels/{self.id}/channels",
-            header=[f"{key}: {value}" for key, value in headers.items()],
+        self._socket = self._connected()
+
+    def _connected(self) -> websocket.WebSocket:
+        return websocket.create_connection(
+            f"ws{self._url.removeprefix('http')}/api/kernels/{self.id}/channels",
+            header=[f"{key}: {value}" for key, value in self._headers.items()],
             timeout=60,
         )
 
     def run(self, code: str) -> str:
         """Run code and return what it printed; fail the step when it raises."""
+        # A server hangs up on who reads nothing for a while: each run dials anew.
+        self._socket.close()
+        self._socket = self._connected()
         wanted = secrets.token_hex(16)
         header = {"msg_id": wanted, "msg_type": "execute_request", "username": "", "session": wanted, "version": "5.3"}
         content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False, "user_expressions": {}}

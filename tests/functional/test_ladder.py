@@ -111,7 +111,8 @@ def test_a_scenario(plays: Mapping[str, Future[Told]], scenario: Scenario) -> No
     """A launch is decided as the table says: by this source or failure, in these words, through these phases."""
     told = plays[scenario.name].result(240)
 
-    assert (told.source, told.phases) == (scenario.source, scenario.phases), told
+    assert told.source in scenario.source.split("|"), told
+    assert told.phases == scenario.phases, told
     assert scenario.reason in told.reason
     assert scenario.log in told.log, told.log
 

@@ -6,6 +6,7 @@ Left out: the agent itself, the relay.
 
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask.testing import FlaskClient
@@ -28,7 +29,7 @@ def test_code(world: World, ada: FlaskClient, nobody: FlaskClient) -> None:
     credential = _credential(world, name)
     opened = ada.post(f"/notebooks/servers/{name}/open").json
     assert opened is not None
-    code = opened["url"].partition("code=")[2]
+    code = parse_qs(urlsplit(opened["url"]).query)["code"][0]
     first = nobody.post("/api/slipway/v1/agent/redeem", json={"code": code}, headers=credential)
     second = nobody.post("/api/slipway/v1/agent/redeem", json={"code": code}, headers=credential)
     assert (first.status_code, first.json, second.status_code) == (200, {"username": "ada"}, 404)
