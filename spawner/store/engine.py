@@ -8,6 +8,7 @@ Must not know: any table.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,12 +115,26 @@ def _close_to_others(file: Path) -> None:
                 each.chmod(each.stat().st_mode & ~0o007)
 
 
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Turn the write-ahead log on; while others open a new file too, SQLite refuses at once and does not wait."""
+    ends = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() >= ends:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     del record
     connection.isolation_level = None  # we begin and end transactions ourselves
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _use_wal(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")  # safe with WAL: a power cut loses the last commits, never the file
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

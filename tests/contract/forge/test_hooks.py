@@ -12,6 +12,7 @@ import hmac
 import json
 import queue
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -182,7 +183,9 @@ def test_deliveries_are_kept_and_resent(cast: Cast, project: ProjectHandle, rece
     sha = cast.forge.commit(project, {"a.txt": "a"}, "Deliver.")
     first = receiver.next("Push Hook", after=sha)
     path = f"/projects/{project.id}/hooks/{hook.id}/events"
-    rows = cast.forge.api("GET", path, user=cast.owner)
+    ends = time.monotonic() + 10  # the answer is written down after the receiver has given it
+    while not (rows := cast.forge.api("GET", path, user=cast.owner)) and time.monotonic() < ends:
+        time.sleep(0.05)
     assert [(row["trigger"], row["response_status"]) for row in rows] == [("push_hooks", "200")]
     assert rows[0]["request_data"]["after"] == sha
     cast.forge.api("POST", f"{path}/{rows[0]['id']}/resend", user=cast.owner)
