@@ -1,41 +1,41 @@
-"""Answers kept for as long as they are true: a list's bytes by its ETag.
+"""Members of a list's answer, kept for as long as they are true: a session's bytes by its stamp.
 
-For: `servers`; pages and older clients ask for the same list every few seconds, without an ETag.
-Promises: bounded in number and bytes; safe for threads; an answer is found only by the stamp it was made under, so
-whatever an answer shows must be in its stamp.
+For: `servers`; pages and older clients ask for the same list every few seconds, of which one session has changed.
+Promises: bounded in bytes; safe for threads; bytes are found only by the stamp they were made under, so whatever they
+show must be in the stamp.
 Must not know: what the bytes are.
 """
 
 import threading
 from collections import OrderedDict
 
-ANSWERS_LIMIT = 128
-BYTES_LIMIT = 16 << 20  # a list of 100 sessions is 225 kB
+from spawner.sessions.store import Stamp
+
+BYTES_LIMIT = 16 << 20  # 7,000 sessions of 2.3 kB
 
 
-class KeptAnswers:
-    """The newest answers of one process; the longest unused go first."""
+class KeptMembers:
+    """The newest members of one process; the longest unused go first."""
 
-    def __init__(self, *, answers_limit: int = ANSWERS_LIMIT, bytes_limit: int = BYTES_LIMIT) -> None:
-        self._answers_limit = answers_limit
+    def __init__(self, *, bytes_limit: int = BYTES_LIMIT) -> None:
         self._bytes_limit = bytes_limit
         self._lock = threading.Lock()
-        self._answers: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._members: OrderedDict[Stamp, bytes] = OrderedDict()
         self._size_bytes = 0
 
-    def find(self, owner: str, stamp: str) -> bytes | None:
-        """Return what was kept for that owner under that stamp, or None."""
+    def find(self, stamp: Stamp) -> bytes | None:
+        """Return what was kept under that stamp, or None."""
         with self._lock:
-            found = self._answers.get((owner, stamp))
+            found = self._members.get(stamp)
             if found is not None:
-                self._answers.move_to_end((owner, stamp))
+                self._members.move_to_end(stamp)
             return found
 
-    def keep(self, owner: str, stamp: str, answer: bytes) -> None:
-        """Keep an answer; the longest unused make room."""
+    def keep(self, stamp: Stamp, member: bytes) -> None:
+        """Keep a member; the longest unused make room."""
         with self._lock:
-            self._size_bytes += len(answer) - len(self._answers.pop((owner, stamp), b""))
-            self._answers[owner, stamp] = answer
-            while self._answers and (len(self._answers) > self._answers_limit or self._size_bytes > self._bytes_limit):
-                _, dropped = self._answers.popitem(last=False)
+            self._size_bytes += len(member) - len(self._members.pop(stamp, b""))
+            self._members[stamp] = member
+            while self._members and self._size_bytes > self._bytes_limit:
+                _, dropped = self._members.popitem(last=False)
                 self._size_bytes -= len(dropped)

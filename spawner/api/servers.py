@@ -5,15 +5,17 @@ Promises: parse, one service method, render; codes, messages and shapes as `refe
 Must not know: how anything is decided or stored.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, make_response, request
 
 from spawner.api.bodies import OpenedBody, ServerBody, ServersBody
-from spawner.api.kept import KeptAnswers
+from spawner.api.kept import KeptMembers
 from spawner.api.openapi import JSON, Operation, operation
 from spawner.api.rendering import Around, iso, server_body
 from spawner.api.requests import launch_command
@@ -29,9 +31,10 @@ from spawner.api.schemas import (
 )
 from spawner.context import current_caller, login_required, options, services
 from spawner.errors import SessionNotFound
+from spawner.images.model import Build
 from spawner.names import SessionName
 from spawner.sessions.model import Phase, Session
-from spawner.sessions.store import Filter
+from spawner.sessions.store import Filter, Stamp
 from spawner.users.model import Caller
 
 CONTRACT_VERSION = "1.31.0"  # of the service whose contract this is
@@ -75,37 +78,31 @@ def index() -> Response:
         branch=query.branch,
         sha=query.commit_sha,
     )
-    etag = f"{services().sessions.stamp(caller, wanted)}-{query.page or 0}-{query.per_page or 0}"
+    limit = None
+    if query.page is not None or query.per_page is not None:
+        limit = query.per_page or DEFAULT_PAGE
+    stamps = services().sessions.stamps(caller, wanted, offset=((query.page or 1) - 1) * (limit or 0), limit=limit)
+    etag = sha256(repr(stamps).encode()).hexdigest()[:32]
     if etag in request.if_none_match:
         response = Response(status=304)
     else:
-        response = Response(_listed(caller, wanted, query, etag), mimetype=JSON)
+        response = Response(_listed(caller, stamps), mimetype=JSON)
     response.set_etag(etag)
     response.headers["Cache-Control"] = "private, no-cache"
     return response
 
 
-def _listed(caller: Caller, wanted: Filter, query: ListQuery, etag: str) -> bytes:
-    """Return the list's bytes, kept until the stamp changes, unless they show a build: the stamp covers none."""
-    kept: KeptAnswers = current_app.extensions[_EXTENSION]
-    stamp = f"{etag} {query.model_dump_json()}"
-    found = kept.find(caller.user.id, stamp)
-    if found is None:
-        bodies = _bodies(caller, wanted, query)
-        found = current_app.json.dumps({"servers": bodies}, separators=(",", ":")).encode()
-        if all(body["slipway"]["build"] is None for body in bodies.values()):
-            kept.keep(caller.user.id, stamp, found)
-    return found
-
-
-def _bodies(caller: Caller, wanted: Filter, query: ListQuery) -> Mapping[str, ServerBody]:
-    limit = None
-    offset = 0
-    if query.page is not None or query.per_page is not None:
-        limit = query.per_page or DEFAULT_PAGE
-        offset = ((query.page or 1) - 1) * limit
-    found = services().sessions.list(caller, wanted, offset=offset, limit=limit)
-    return {session.name: server_body(session, _around_listed(session)) for session in found}
+def _listed(caller: Caller, stamps: Sequence[Stamp]) -> bytes:
+    """Return the list's bytes; only sessions that changed since this process last showed them are read."""
+    kept: KeptMembers = current_app.extensions[_EXTENSION]
+    members = {stamp.name: kept.find(stamp) for stamp in stamps}
+    changed = {stamp.name: stamp for stamp in stamps if members[stamp.name] is None}
+    for session, build in services().sessions.some(caller, list(changed)):
+        body = server_body(session, replace(_place(session), build=_shown(session, build)))
+        member = f"{json.dumps(session.name)}:{json.dumps(body, separators=(',', ':'))}".encode()
+        members[session.name] = member
+        kept.keep(changed[session.name], member)
+    return b'{"servers":{' + b",".join(member for member in members.values() if member is not None) + b"}}"
 
 
 @operation(Operation(summary="One session", answers={200: ServerBody}, errors=(404,)))
@@ -262,15 +259,13 @@ def _around(session: Session) -> Around:
     sessions = services().sessions
     return replace(
         _place(session),
-        build=None if session.phase is Phase.NEW else sessions.build_of(session),  # nobody has looked for one yet
+        build=_shown(session, sessions.build_of(session)),
         usage=sessions.usage(session) if session.phase is Phase.RUNNING else None,
     )
 
 
-def _around_listed(session: Session) -> Around:
-    """Read the same for one of many: the build only while it is waited for, so that a list costs one query."""
-    is_waiting = session.phase is Phase.WAITING
-    return replace(_place(session), build=services().sessions.build_of(session) if is_waiting else None)
+def _shown(session: Session, build: Build | None) -> Build | None:
+    return None if session.phase is Phase.NEW else build  # nobody has looked at the commit for this session yet
 
 
 def _place(session: Session) -> Around:
@@ -287,7 +282,7 @@ def _server(session: Session, *, status: int = 200) -> Response:
 
 def register(blueprint: Blueprint) -> None:
     """Give a blueprint the routes of this module."""
-    blueprint.record_once(lambda state: state.app.extensions.setdefault(_EXTENSION, KeptAnswers()))
+    blueprint.record_once(lambda state: state.app.extensions.setdefault(_EXTENSION, KeptMembers()))
     blueprint.get("/version")(version)
     blueprint.get("/servers", endpoint="list_servers")(index)
     blueprint.post("/servers", endpoint="launch_server")(launch)

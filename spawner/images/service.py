@@ -284,6 +284,10 @@ class ImageService:
         """Return what is known of a build, or None."""
         return self._builds.get(id)
 
+    def builds(self, ids: Sequence[str]) -> Mapping[str, Build]:
+        """Return what is known of many builds, by id."""
+        return {build.id: build for build in self._builds.some(ids)}
+
     def log(self, id: str) -> str:  # noqa: A002
         """Return the copied log of a build; empty when there is none."""
         return self._builds.log(id)

@@ -14,6 +14,10 @@ class BuildStore(Protocol):
         """Return a build, or None."""
         ...
 
+    def some(self, ids: Sequence[str]) -> Sequence[Build]:
+        """Return the builds of these ids, in no order, in one query; unknown ones are left out."""
+        ...
+
     def add(self, build: Build) -> Build:
         """Insert the build, or return the row that is already there."""
         ...

@@ -56,7 +56,7 @@ from spawner.sessions.launching import Finder, Named, Place
 from spawner.sessions.model import Event, EventKind, LaunchRequest, NewEvent, Phase, Session, Target
 from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
 from spawner.sessions.reconcile import Reconciler, SessionSettings
-from spawner.sessions.store import Filter, SessionStore
+from spawner.sessions.store import Filter, SessionStore, Stamp
 from spawner.users.access import Relation, may_change, may_see, may_stop
 from spawner.users.model import Caller
 from spawner.users.service import UserService
@@ -297,9 +297,19 @@ class SessionService:
         """Return the caller's sessions, newest first."""
         return self._sessions.list(replace(wanted, user_id=caller.user.id), offset=offset, limit=limit)
 
-    def stamp(self, caller: Caller, wanted: Filter) -> str:
-        """Return a text that changes when `list` would."""
-        return self._sessions.stamp(replace(wanted, user_id=caller.user.id))
+    def stamps(self, caller: Caller, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Stamp]:
+        """Return, newest first, what tells whether any of the caller's sessions has changed."""
+        return self._sessions.stamps(replace(wanted, user_id=caller.user.id), offset=offset, limit=limit)
+
+    def some(self, caller: Caller, names: Sequence[SessionName]) -> Sequence[tuple[Session, Build | None]]:
+        """Return the caller's own living sessions of these names, each with its commit's build; in two queries."""
+        found = [
+            each
+            for each in self._sessions.some(names)
+            if each.user_id == caller.user.id and each.phase is not Phase.GONE
+        ]
+        builds = self._images.builds([each.build_id for each in found if each.build_id])
+        return [(each, builds.get(each.build_id or "")) for each in found]
 
     def events(self, caller: Caller, name: SessionName, *, after: int) -> Sequence[Event]:
         """Return a session's events after one, in order."""

@@ -37,6 +37,14 @@ class Filter:
     has_ended: bool | None = False  # False: GONE left out (FAILED stays, the person must see it)
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What `text` stands for is unchanged as long as it is: a session's row, people's wishes and its build's row."""
+
+    name: SessionName
+    text: str
+
+
 class SessionStore(Protocol):
     """Sessions, their events, workloads and observations."""
 
@@ -52,8 +60,12 @@ class SessionStore(Protocol):
         """Return matching sessions, newest first; never grows with sessions that do not match."""
         ...
 
-    def stamp(self, wanted: Filter) -> str:
-        """Return a short text that changes whenever what `list` would return changes (an ETag)."""
+    def stamps(self, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Stamp]:
+        """Return the stamps of what `list` would return, in its order."""
+        ...
+
+    def some(self, names: Sequence[SessionName]) -> Sequence[Session]:
+        """Return the sessions of these names, in no order, in one query; those that do not exist are left out."""
         ...
 
     def claim(self, name: SessionName, *, holder: str, seconds: float) -> Claim | None:

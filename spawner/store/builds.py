@@ -32,6 +32,14 @@ class BuildRows:
             row = connection.execute(select(_builds).where(_builds.c.id == id)).mappings().first()
         return None if row is None else mapping.build_from_columns(dict(row))
 
+    def some(self, ids: Sequence[str]) -> Sequence[Build]:
+        """Return the builds of these ids, in no order; unknown ones are left out."""
+        if not ids:
+            return []
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(_builds).where(_builds.c.id.in_(ids))).mappings().all()
+        return [mapping.build_from_columns(dict(row)) for row in rows]
+
     def add(self, build: Build) -> Build:
         """Insert the build, or return the row that is already there."""
         columns = {**mapping.build_to_columns(build), "version": 0}

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import (
@@ -19,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    Select,
     String,
     Update,
     and_,
@@ -34,7 +34,7 @@ from sqlalchemy import (
 
 from spawner.names import SessionName, UserId
 from spawner.sessions.model import ENDED, Event, NewEvent, Phase, Session, Target
-from spawner.sessions.store import Claim, Filter
+from spawner.sessions.store import Claim, Filter, Stamp
 from spawner.store import mapping, statements, tables, upsert
 from spawner.store.engine import reading, writing
 from spawner.store.statements import PEOPLES_COLUMNS
@@ -43,6 +43,7 @@ from spawner.store.workloads import WorkloadRows
 
 _sessions = tables.sessions
 _events = tables.events
+_builds = tables.builds
 
 _ENDED = sorted(phase.value for phase in ENDED)
 
@@ -71,24 +72,32 @@ class SessionRows(WorkloadRows):
 
     def list(self, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Session]:
         """Return matching sessions, newest first; reads no row of another person or, by default, of history."""
-        statement = (
-            select(_sessions)
-            .where(*_conditions(wanted))
-            .order_by(_sessions.c.created_at.desc(), _sessions.c.name)
-            .offset(offset or None)
-            .limit(limit)
-        )
+        statement = _page(select(_sessions).where(*_conditions(wanted)), offset, limit)
         with reading(self._engine) as connection:
             rows = connection.execute(statement).mappings().all()
         return [mapping.session_from_columns(dict(row)) for row in rows]
 
-    def stamp(self, wanted: Filter) -> str:
-        """Return 32 hex digits that change whenever what a person would see of `list` changes."""
-        shown = (_sessions.c.name, _sessions.c.version, *(_sessions.c[name] for name in PEOPLES_COLUMNS))
-        statement = select(*shown).where(*_conditions(wanted)).order_by(_sessions.c.name)
+    def stamps(self, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Stamp]:
+        """Return the stamps of what `list` would return, in its order; reads no JSON."""
+        people = (_sessions.c[name] for name in PEOPLES_COLUMNS)
+        statement = _page(
+            select(_sessions.c.name, _sessions.c.version, _builds.c.version, *people)
+            .join_from(_sessions, _builds, _builds.c.id == _sessions.c.build_id, isouter=True)
+            .where(*_conditions(wanted)),
+            offset,
+            limit,
+        )
         with reading(self._engine) as connection:
             rows = connection.execute(statement).all()
-        return sha256(repr([tuple(row) for row in rows]).encode()).hexdigest()[:32]
+        return [Stamp(SessionName(name), ".".join(map(str, rest))) for name, *rest in rows]
+
+    def some(self, names: Sequence[SessionName]) -> Sequence[Session]:
+        """Return the sessions of these names, in no order; those that do not exist are left out."""
+        if not names:
+            return []
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(_sessions).where(_sessions.c.name.in_(names))).mappings().all()
+        return [mapping.session_from_columns(dict(row)) for row in rows]
 
     # ------------------------------------------------------------ the lease
 
@@ -350,6 +359,11 @@ def _held(claim: Claim) -> Sequence[ColumnElement[bool]]:
         _sessions.c.holder == claim.holder,
         _sessions.c.claimed_until > DatabaseTime(),
     ]
+
+
+def _page(statement: Select[Any], offset: int, limit: int | None) -> Select[Any]:
+    """Return the statement newest first, from `offset` on."""
+    return statement.order_by(_sessions.c.created_at.desc(), _sessions.c.name).offset(offset or None).limit(limit)
 
 
 def _conditions(wanted: Filter) -> Sequence[ColumnElement[bool]]:

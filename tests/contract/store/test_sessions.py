@@ -14,8 +14,9 @@ from spawner.names import SessionName, UserId
 from spawner.ports import RefKind
 from spawner.sessions.model import EventKind, Phase, Session, Target
 from spawner.sessions.store import Claim, Filter
+from spawner.store.builds import BuildRows
 from spawner.store.sessions import SessionRows
-from tests.contract.store.values import AT, FULL, PLAIN, FixedClock, at, event, named
+from tests.contract.store.values import AT, BUILD, FULL, PLAIN, FixedClock, at, event, named
 
 NAME = PLAIN.name
 
@@ -308,24 +309,45 @@ def test_list_after_gone(sessions: SessionRows) -> None:
     assert [again] == sessions.list(Filter())
 
 
-def test_stamp(sessions: SessionRows) -> None:
-    """The stamp changes with every change of the list, and with no change outside of it."""
+def test_stamps(sessions: SessionRows, builds: BuildRows) -> None:
+    """The stamps change with every change of the list and of its builds, and with no change outside of it."""
     mine = Filter(user_id=PLAIN.user_id)
-    stamps = [sessions.stamp(mine)]
-    sessions.add(named("a"), [])
-    stamps.append(sessions.stamp(mine))
+    stamps = [sessions.stamps(mine)]
+    sessions.add(named("a", build_id=BUILD.id), [])
+    stamps.append(sessions.stamps(mine))
     sessions.add(named("b"), [])
-    stamps.append(sessions.stamp(mine))
+    stamps.append(sessions.stamps(mine))
     sessions.wish(SessionName("a"), target=Target.GONE)
-    stamps.append(sessions.stamp(mine))
+    stamps.append(sessions.stamps(mine))
     claim = claimed(sessions, SessionName("b"))
     sessions.save(named("b", step="one"), [], claim)
-    stamps.append(sessions.stamp(mine))
+    stamps.append(sessions.stamps(mine))
+    build = builds.add(BUILD)
+    stamps.append(sessions.stamps(mine))
+    builds.save(build)
+    stamps.append(sessions.stamps(mine))
     sessions.save(named("b", phase=Phase.GONE, version=1), [], claim)
-    stamps.append(sessions.stamp(mine))
-    assert len(stamps) == len(set(stamps))
+    stamps.append(sessions.stamps(mine))
+    assert len(stamps) == len({repr(each) for each in stamps})
     sessions.add(named("c", user_id=UserId("user-eve")), [])
-    assert stamps[-1] == sessions.stamp(mine)
+    assert stamps[-1] == sessions.stamps(mine)
+
+
+def test_stamps_are_in_the_lists_order(sessions: SessionRows) -> None:
+    """Stamps come as the list does, page by page."""
+    for number, name in enumerate("abcd"):
+        sessions.add(named(name, created_at=at(number)), [])
+    assert [each.name for each in sessions.stamps(Filter())] == list("dcba")
+    assert [each.name for each in sessions.stamps(Filter(), offset=1, limit=2)] == list("cb")
+
+
+def test_some(sessions: SessionRows) -> None:
+    """Those that exist are read, each once."""
+    sessions.add(named("a"), [])
+    sessions.add(named("b"), [])
+    wanted = [SessionName(name) for name in ("a", "b", "none")]
+    assert sorted(each.name for each in sessions.some(wanted)) == ["a", "b"]
+    assert list(sessions.some([])) == []
 
 
 def test_retention(sessions: SessionRows) -> None:
