@@ -33,6 +33,7 @@ class TaskKind(StrEnum):
     SESSION = "session"
     BUILD = "build"
     CLEANUP = "cleanup"
+    PREPARE = "prepare"
 
 
 class Dispatcher(Protocol):
@@ -521,6 +522,14 @@ class KeepsWorkspaces(Protocol):
 
     def remove_workspace(self, workspace: str) -> None:
         """Delete a workspace whose retention has ended; a no-op when it is gone."""
+        ...
+
+
+class PreparesImages(Protocol):
+    """An ability of runtimes that can have an image at hand before anybody launches it."""
+
+    def prepare(self, image: WorkloadImage) -> None:
+        """Make an image quick to start; a no-op when it is there, or when somebody is at it already."""
         ...
 
 

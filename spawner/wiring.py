@@ -7,7 +7,7 @@ Must not know: HTTP routes, pages, command line options.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,13 +20,14 @@ from sqlalchemy import Engine
 from spawner import metrics, runtimes
 from spawner.config import DEFAULT_FORGE, Dispatching, ResourceClass, Settings, read_keys, read_secret
 from spawner.context import Announcements, EdgeOptions, ForgeAddress
-from spawner.errors import Misconfigured
+from spawner.errors import ImageUnparsable, Misconfigured
 from spawner.gitlab.client import GitLabForge
 from spawner.gitlab.oauth import GitLabOAuth
 from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
 from spawner.images.model import FallbackPolicy, Policy
-from spawner.images.service import ImageService, ImageSettings
-from spawner.ports import Clock, Dispatcher, ImageKind, Registry, Routes, Runtime
+from spawner.images.reference import parse
+from spawner.images.service import BUILTIN, ImageService, ImageSettings
+from spawner.ports import Clock, Dispatcher, ImageKind, Registry, Routes, Runtime, TaskKind
 from spawner.runtimes import default_environment
 from spawner.runtimes.standalone import StandaloneRoutes
 from spawner.services import Services
@@ -88,6 +89,7 @@ class Wired:
     def start(self) -> None:
         """Start the dispatcher's threads; call once, after any fork."""
         self.dispatcher.start(self.services)
+        self.dispatcher.soon(TaskKind.PREPARE, "")
 
     def stop(self) -> None:
         """End the threads and the connections, bounded in time."""
@@ -121,7 +123,7 @@ def _services(
 ) -> Services:
     clock = SystemClock()
     sessions = SessionRows(engine, clock)
-    hosts = RegistryHosts(settings.registry.allowed_hosts)
+    hosts = RegistryHosts([*settings.registry.allowed_hosts, *_default_hosts(settings)])
     registry = _registry(settings, hosts)
     forge, users = _people(settings, engine=engine, clock=clock, keys=keys, hosts=hosts)
     started = _runtimes(settings, registry)
@@ -276,6 +278,18 @@ def _image_settings(settings: Settings) -> ImageSettings:
     )
 
 
+def _default_hosts(settings: Settings) -> Iterator[str]:
+    """Yield the registries of the default images; raises Misconfigured for one that does not parse."""
+    for name in ("default_environment", "default_container"):
+        reference = getattr(settings.images, name)
+        if not reference or reference.startswith(BUILTIN):
+            continue
+        try:
+            yield parse(reference).host
+        except ImageUnparsable as error:
+            raise Misconfigured(error.message, remedy=f"Mend SPAWNER_IMAGES__{name.upper()}.") from error
+
+
 def _session_settings(settings: Settings) -> SessionSettings:
     own = settings.sessions
     base = f"{settings.http.public_url}{settings.http.prefix}"
@@ -297,6 +311,7 @@ def _session_settings(settings: Settings) -> SessionSettings:
         classes=tuple(_class(each) for each in settings.resources.classes),
         rules=rules,
         access_check_seconds=own.access_check_seconds,
+        prepares_default_image=own.prepare_default_image,
     )
 
 

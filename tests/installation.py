@@ -258,6 +258,7 @@ def install(
         (data / name).write_text(secret + "\n")
     told = {
         "DATABASE__URL": database_url,
+        "SESSIONS__PREPARE_DEFAULT_IMAGE": "false",  # most tests need none, and it is half a gigabyte
         "HTTP__PORT": str(port),
         "HTTP__PUBLIC_URL": f"http://127.0.0.1:{port}",
         "GITLAB__URL": stand_in.url,

@@ -216,6 +216,8 @@ class Sessions(Group):
     """The window of `restarts_limit`, in seconds."""
     access_check_seconds: Seconds = 900.0
     """How often a running session's right to its project is checked again, in seconds."""
+    prepare_default_image: bool = True
+    """Have the default image at hand from the start on, so that the first launch that needs it does not wait."""
     default_url: str = "/lab"
     """Where a session opens unless the launch says otherwise."""
     url_choices: Words = ("/lab", "/tree")
@@ -228,9 +230,9 @@ class Images(Group):
     build_job: str = "image_build"
     """Name of the CI job that builds a commit's image."""
     default_container: str = ""
-    """Container image used when a commit has none; empty for none."""
+    """Container image used when a commit has none; empty for none. Its registry counts as allowed."""
     default_environment: str = ""
-    """Environment image used when a commit has none; empty for the one that ships."""
+    """Environment image used when a commit has none; empty for the one that ships. Its registry counts as allowed."""
     fallback: Fallback = Fallback.DEFAULT
     """Where a launch goes when there is no image: `default`, `ancestor` or `fail`."""
     grace_seconds: Annotated[float, Field(ge=0)] = 30.0

@@ -151,7 +151,7 @@ class ImageService:
                 facts = self._own_rungs(facts, subject, credential)
         except TemporaryError as error:
             facts = replace(facts, trouble=error.message)
-        return replace(facts, default=self._default(subject.accepts))
+        return replace(facts, default=self.default(subject.accepts))
 
     def with_ancestor(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
         """Add the nearest ancestor that has an image: one commit list and one tag list."""
@@ -242,7 +242,8 @@ class ImageService:
         kind = ImageKind(image.labels.get(Label.KIND, ImageKind.CONTAINER.value))
         return self._found(image, kind, parsed.tag or "")
 
-    def _default(self, accepts: frozenset[ImageKind]) -> ChosenImage | None:
+    def default(self, accepts: frozenset[ImageKind]) -> ChosenImage | None:
+        """Return what a launch without an image of its own gets; None when none is set, or it cannot be asked for."""
         kind = default_kind(accepts)
         reference = self.settings.defaults.get(kind)
         if reference is None:
@@ -253,8 +254,9 @@ class ImageService:
                 image = self._registry.find(str(parse(reference)), None)
             except TemporaryError as error:
                 _log.warning("default_image_not_asked", reference=reference, error=error.message)
-                image = None
+                return None
             if image is None:
+                _log.warning("default_image_missing", reference=reference)
                 return None
             pinned, digest = image.pinned, image.digest
         return ChosenImage(

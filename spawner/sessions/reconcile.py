@@ -61,6 +61,7 @@ class SessionSettings:
     classes: tuple[ResourceClass, ...] = ()
     rules: Rules = field(default_factory=Rules)
     access_check_seconds: float = 900.0
+    prepares_default_image: bool = True
 
 
 class _LeaseLostError(Exception):

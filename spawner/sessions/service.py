@@ -48,6 +48,7 @@ from spawner.ports import (
     Routes,
     Runtime,
     TaskKind,
+    WorkloadImage,
 )
 from spawner.sessions import machine
 from spawner.sessions.access import Access
@@ -450,9 +451,20 @@ class SessionService:
         """End what is over: workspaces past their retention, sessions whose owner lost access."""
         self._check_access()
         self._end_retention()
+        self._dispatcher.soon(TaskKind.PREPARE, "")
         self.inventory.sweep(grace_seconds=self.settings.rules.stop_grace_seconds)
         for phase, count in self._sessions.count_by_phase().items():
             metrics.SESSIONS.labels(phase=phase.value).set(count)
+
+    def prepare(self) -> None:
+        """Have each runtime's default image at hand, where it can; idempotent, and soon over when nothing is to do."""
+        if not self.settings.prepares_default_image:
+            return
+        for runtime in self._runtimes.values():
+            prepare = getattr(runtime, "prepare", None)
+            image = None if prepare is None else self._images.default(runtime.image_kinds)
+            if prepare is not None and image is not None:
+                prepare(WorkloadImage(reference=image.reference, digest=image.digest, kind=image.kind))
 
     def _end_retention(self) -> None:
         for session in self._sessions.retained(self._clock.now(), limit=DUE_LIMIT):

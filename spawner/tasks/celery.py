@@ -39,6 +39,7 @@ TASKS = {
     TaskKind.SESSION: "slipway.reconcile_session",
     TaskKind.BUILD: "slipway.look_at_build",
     TaskKind.CLEANUP: "slipway.cleanup",
+    TaskKind.PREPARE: "slipway.prepare",
 }
 
 WAKE_UP_SECONDS = 30.0  # after which a message is dropped: the sweep has found its subject long since

@@ -28,7 +28,7 @@ _log = get_logger(__name__)
 Task = tuple[TaskKind, str]
 _FIRST = 0
 # One look at a build moves all who wait for it, so it must not queue behind a thousand of them.
-_RANKS = {TaskKind.BUILD: 1, TaskKind.SESSION: 2, TaskKind.CLEANUP: 2}
+_RANKS = {TaskKind.BUILD: 1, TaskKind.SESSION: 2, TaskKind.CLEANUP: 2, TaskKind.PREPARE: 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

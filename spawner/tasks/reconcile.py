@@ -35,6 +35,10 @@ class SessionTasks(Protocol):
         """End what is over."""
         ...
 
+    def prepare(self) -> None:
+        """Have the default images at hand."""
+        ...
+
 
 class ImageTasks(Protocol):
     """What tasks need of the image service."""
@@ -82,6 +86,11 @@ def cleanup(services: TaskServices) -> None:
     services.sessions.housekeeping()
 
 
+def prepare(services: TaskServices) -> None:
+    """Have at hand what sessions without an image of their own start in."""
+    services.sessions.prepare()
+
+
 def run(services: TaskServices, kind: TaskKind, subject: str) -> bool:
     """Run one task to its end, whatever happens; say whether it ended well."""
     started = time.monotonic()
@@ -107,6 +116,8 @@ def _call(services: TaskServices, kind: TaskKind, subject: str) -> None:
             look_at_build(services, subject)
         case TaskKind.CLEANUP:
             cleanup(services)
+        case TaskKind.PREPARE:
+            prepare(services)
         case _:
             assert_never(kind)
 

@@ -5,9 +5,9 @@ worker and beat. Caches of environments are shared by all tests of a run; nothin
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -23,31 +23,40 @@ WAYS = ("sqlite-inprocess", "postgresql-celery")
 _numbers = itertools.count(1)
 
 
+class Maker(Protocol):
+    """Prepares, not starts, a spawner of one of the `WAYS`."""
+
+    def __call__(self, way: str, *, root: Path, settings: Mapping[str, str]) -> Installation:
+        """Return it; environments and workspaces go below `root`."""
+        ...
+
+
+@pytest.fixture(scope="module")
+def make(request: pytest.FixtureRequest, folder: Folder, stand_in: StandIn) -> Maker:
+    """Prepares a spawner; whoever starts it stops it."""
+
+    def prepare(way: str, *, root: Path, settings: Mapping[str, str]) -> Installation:
+        data = folder("spawner")
+        redis: RedisServer | None = None
+        database_url = f"sqlite:///{data}/slipway.db"
+        if way == "postgresql-celery":
+            postgresql: PostgreSQLServer = request.getfixturevalue("postgresql_server")
+            database = f"functional_{next(_numbers)}"
+            postgresql.execute(f"CREATE DATABASE {database}")
+            database_url = postgresql.url(database)
+            redis = request.getfixturevalue("_redis")
+        return install(
+            data=data, stand_in=stand_in, database_url=database_url, root=root, redis=redis, settings=settings
+        )
+
+    return prepare
+
+
 @pytest.fixture(scope="module", params=WAYS)
-def installation(
-    request: pytest.FixtureRequest,
-    folder: Folder,
-    stand_in: StandIn,
-    standalone_root: Path,
-) -> Iterator[Installation]:
+def installation(request: pytest.FixtureRequest, make: Maker, standalone_root: Path) -> Iterator[Installation]:
     """A running spawner; each module gets one of each way."""
-    data = folder("spawner")
-    redis: RedisServer | None = None
-    database_url = f"sqlite:///{data}/slipway.db"
-    if request.param == "postgresql-celery":
-        postgresql: PostgreSQLServer = request.getfixturevalue("postgresql_server")
-        database = f"functional_{next(_numbers)}"
-        postgresql.execute(f"CREATE DATABASE {database}")
-        database_url = postgresql.url(database)
-        redis = request.getfixturevalue("_redis")
-    made = install(
-        data=data,
-        stand_in=stand_in,
-        database_url=database_url,
-        root=standalone_root,
-        redis=redis,
-        settings={"IMAGES__GRACE_SECONDS": "2", "IMAGES__QUEUE_BUDGET_SECONDS": "20"},
-    )
+    settings = {"IMAGES__GRACE_SECONDS": "2", "IMAGES__QUEUE_BUDGET_SECONDS": "20"}
+    made = make(request.param, root=standalone_root, settings=settings)
     try:
         made.start()
         yield made

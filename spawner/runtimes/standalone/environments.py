@@ -57,10 +57,11 @@ class Installed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Turn:
-    """One's turn to install: the lock that is held, and until when (monotonic seconds)."""
+    """One's turn to install: the lock that is held, until when (monotonic seconds), and how far others go first."""
 
     lock_descriptor: int
     deadline: float
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,19 @@ class Environments:
                 if not self.has(digest):
                     self._make_room()
                     self._install(place, unpack, _Turn(lock_descriptor=alone, deadline=deadline))
+
+    def prepare(self, digest: str, unpack: Unpack) -> None:
+        """Install a digest unless it is there or somebody is at it; others' work goes first. Raises as `hold` does."""
+        alone = None if self.has(digest) else locks.take(self._lock(self._place(digest)))
+        if alone is None:
+            return
+        try:
+            if not self.has(digest):
+                self._make_room()
+                deadline = time.monotonic() + INSTALL_SECONDS
+                self._install(self._place(digest), unpack, _Turn(lock_descriptor=alone, deadline=deadline, niceness=10))
+        finally:
+            os.close(alone)
 
     def installed(self) -> Mapping[str, int]:
         """Return the digests (hex) that are installed and their sizes in bytes."""
@@ -137,7 +151,7 @@ class Environments:
         left_seconds = turn.deadline - time.monotonic()
         try:
             done = subprocess.run(
-                [str(self.uv), *command, "--quiet", "--no-config"],
+                [*_nice(turn.niceness), str(self.uv), *command, "--quiet", "--no-config"],
                 env=dict(self.variables),
                 capture_output=True,
                 text=True,
@@ -218,6 +232,10 @@ class Environments:
             yield held
         finally:
             os.close(held)
+
+
+def _nice(niceness: int) -> list[str]:
+    return ["nice", "-n", str(niceness)] if niceness else []
 
 
 def _install_command(draft: Path, image: Unpacked) -> list[str]:

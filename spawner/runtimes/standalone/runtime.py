@@ -1,10 +1,10 @@
 """The standalone runtime: sessions as processes of this machine, each under an agent of its own.
 
 For: a laptop, a demo, a server without containers; several people only where it runs as root.
-Promises: the ports `Runtime`, `KeepsWorkspaces` and `AdmitsPeople`; `start` installs what must be installed, makes
-the agent and returns: cloning, starting and probing are the agent's; a spawner that restarts finds everything in
-records. Its state: {"runtime", "instance", "workload", "generation", "session", "workspace", "environment",
-"listen_host", "public_host", "port" (None until bound), "pid" (None until made)}.
+Promises: the ports `Runtime`, `KeepsWorkspaces`, `PreparesImages` and `AdmitsPeople`; `start` installs what must be
+installed, makes the agent and returns: cloning, starting and probing are the agent's; a spawner that restarts finds
+everything in records. Its state: {"runtime", "instance", "workload", "generation", "session", "workspace",
+"environment", "listen_host", "public_host", "port" (None until bound), "pid" (None until made)}.
 Must not know: settings, HTTP, the database.
 """
 
@@ -24,7 +24,18 @@ from spawner.agent.output import last_lines
 from spawner.agent.plan import EnvironmentPlan, Plan
 from spawner.errors import LaunchRefused, RuntimeUnavailable
 from spawner.names import UserId, WorkloadName
-from spawner.ports import Health, ImageKind, LogLine, Observation, Owned, Progress, Registry, State, Workload
+from spawner.ports import (
+    Health,
+    ImageKind,
+    LogLine,
+    Observation,
+    Owned,
+    Progress,
+    Registry,
+    State,
+    Workload,
+    WorkloadImage,
+)
 from spawner.runtimes.standalone import images, launching, locks
 from spawner.runtimes.standalone.environments import Environments, Installed
 from spawner.runtimes.standalone.people import People
@@ -189,6 +200,13 @@ class StandaloneRuntime:
             memory_bytes=workload.resources.memory_bytes,
             start_budget_seconds=self.start_budget_seconds,
         )
+
+    def prepare(self, image: WorkloadImage) -> None:
+        """Install an image's environment, at the lowest priority, unless it is there or being installed."""
+        try:
+            self.environments.prepare(images.digest_of(image), images.unpacker(image, self.registry))
+        except OSError as exc:
+            raise RuntimeUnavailable(f"No environment can be installed here: {exc.strerror}.") from exc
 
     # ------------------------------------------------------------ observe
 

@@ -63,6 +63,9 @@ class Sessions:
     def housekeeping(self) -> None:
         """Nothing to keep."""
 
+    def prepare(self) -> None:
+        """Nothing to have at hand."""
+
 
 class Images:
     """No builds."""

@@ -93,6 +93,22 @@ def test_it_is_installed_once(environments: Environments) -> None:
     assert (len(unpacked), len(paths)) == (1, 1)
 
 
+def test_it_is_prepared_before_anybody_asks(environments: Environments) -> None:
+    """A prepared environment is there at the first launch; preparing it again, or beside an installation, is nothing."""
+    unpacked = []
+
+    def unpack(folder: Path) -> Unpacked:
+        unpacked.append(folder)
+        environments.prepare(_A, unpack)  # somebody else, at the same time
+        return image()(folder)
+
+    environments.prepare(_A, unpack)
+    environments.prepare(_A, unpack)
+
+    assert hold(environments, _A, unpack).is_dir()
+    assert len(unpacked) == 1
+
+
 def test_a_crash_in_the_middle_breaks_nothing(environments: Environments, tmp_path: Path) -> None:
     """A process killed while it installs leaves nothing that looks whole, no lock, and no draft after the next."""
     script = f"""

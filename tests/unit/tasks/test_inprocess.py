@@ -48,6 +48,9 @@ class Sessions:
         """Count."""
         self.cleaned += 1
 
+    def prepare(self) -> None:
+        """Nothing to have at hand."""
+
 
 @dataclass
 class Images:
