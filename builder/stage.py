@@ -8,6 +8,7 @@ what it declares is written in its canonical form. It must not know what is buil
 
 from __future__ import annotations
 
+import posixpath
 import subprocess
 import tarfile
 import tempfile
@@ -65,11 +66,24 @@ def _extract(source: GitTree, paths: list[str], folder: Path) -> None:
         archive.seek(0)
         try:
             with tarfile.open(fileobj=archive, mode="r:") as members:
+                for member in members:
+                    _refuse_leaving(member)
                 # Python 3.11.0 to 3.11.3 have no filters; `git archive` never writes below a symbolic link or outside.
                 members.extraction_filter = getattr(tarfile, "data_filter", None)
-                members.extractall(folder)  # noqa: S202 - our own archive of a Git tree, filtered where Python can
+                members.extractall(folder)  # noqa: S202 - our own archive of a Git tree, no link of which leaves it
         except (tarfile.TarError, OSError) as error:
             raise BuildFailedError(f"A file of this commit cannot be written out: {capped(str(error))}.") from error
+
+
+def _refuse_leaving(member: tarfile.TarInfo) -> None:
+    """Refuse a link that leaves the folder: an engine would read through it what no key counts."""
+    if member.issym():
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
+        if target.startswith(("/", "../")) or target == "..":
+            raise BuildFailedError(
+                f"{capped(member.name)} cannot be written out: it is a link to {capped(member.linkname)}, outside of "
+                "the repository."
+            )
 
 
 def _refuse_pointer(path: Path, name: str) -> None:
