@@ -9,7 +9,6 @@ import base64
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from uv import find_uv_bin
 
 from spawner.testing.gitlab.client import ProjectHandle, UserHandle
 from spawner.testing.gitlab.standin import StandIn
@@ -91,9 +91,7 @@ def program() -> Path:
 
 
 def _install(place: Path) -> None:
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is missing: `pip install uv` brings it; it installs the renku client")
+    uv = find_uv_bin()
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", PYTHON, str(place)],
         [uv, "pip", "install", "--quiet", "--python", str(place / "bin" / "python"), *REQUIREMENTS],
