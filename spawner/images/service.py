@@ -7,36 +7,32 @@ Must not know: HTTP, the database, sessions (it sees them as `Waiters`), python-
 """
 
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent import futures
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
-from builder.entries import Kind
-from builder.tags import Label, candidate_tags, environment_tag, is_short_tag, names_commit
+from builder.tags import names_commit
 from spawner.errors import Forbidden, NotFound, SignInRequired, TemporaryError
 from spawner.images import log as build_log
-from spawner.images.model import Build, ChosenImage, Facts, Found, ImageSource, Policy, build_id
+from spawner.images.finding import ImageFinder
+from spawner.images.model import Build, ChosenImage, Facts, Policy, build_id
 from spawner.images.reference import parse
-from spawner.images.resolve import MOVING, best_job, default_kind
+from spawner.images.resolve import MOVING, best_job
 from spawner.images.store import BuildStore
-from spawner.names import SHORT_SHA_LENGTH, CommitSha, ProjectPath, SessionName
+from spawner.names import CommitSha, SessionName
 from spawner.ports import (
     BuildJob,
     Clock,
     Credential,
     Dispatcher,
-    EnvironmentKey,
     Forge,
     ImageKind,
     JobStatus,
     Project,
     Registry,
-    RegistryImage,
     TaskKind,
 )
 
@@ -47,10 +43,6 @@ LAG_LOOK_SECONDS = 1.0  # while an image may be on its way from a job that has j
 LISTEN_SECONDS = 20.0  # when nobody waits, but somebody runs on a lesser rung
 CLOCKS_DIFFER_SECONDS = 0.5  # between two hosts, at most; less than the shortest pause between two looks
 POLL_LEASE_SECONDS = 60.0  # longer than the slowest look: every call of it has its own time limit
-EXACT_ALONE_SECONDS = 0.1  # a near registry has answered by then; a far one is asked side by side; a guess
-FACTS_AT_ONCE = 16
-ANCESTORS_LIMIT = 100
-OWN_TAG = re.compile(r"(?:[0-9a-f]{7}|[0-9a-f]{8}|[0-9a-f]{40})(?:-environment)?")
 BUILTIN = "builtin/"  # an image that the runtime carries itself
 
 
@@ -119,13 +111,18 @@ class ImageService:
         settings: ImageSettings,
     ) -> None:
         self._forge = forge
-        self._registry = registry
         self._builds = builds
         self._waiters = waiters
         self._dispatcher = dispatcher
         self._clock = clock
         self.settings = settings
-        self._pool = futures.ThreadPoolExecutor(max_workers=FACTS_AT_ONCE, thread_name_prefix="facts")
+        self._finder = ImageFinder(
+            forge=forge,
+            registry=registry,
+            clock=clock,
+            defaults=settings.defaults,
+            max_age_days=settings.max_age_days,
+        )
 
     # ------------------------------------------------------------ facts
 
@@ -146,9 +143,10 @@ class ImageService:
         facts = self.known(subject)
         try:
             if facts.requested_reference is not None:
-                facts = replace(facts, requested=self._requested(facts.requested_reference, credential))
+                facts = replace(facts, requested=self._finder.requested(facts.requested_reference, credential))
             else:
-                facts = self._own_rungs(facts, subject, credential)
+                found = self._finder.own(subject.project, subject.sha, subject.accepts, credential)
+                facts = replace(facts, exact=found[0], environment=found[1])
         except TemporaryError as error:
             facts = replace(facts, trouble=error.message)
         return replace(facts, default=self.default(subject.accepts))
@@ -156,10 +154,11 @@ class ImageService:
     def with_ancestor(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
         """Add the nearest ancestor that has an image: one commit list and one tag list."""
         try:
-            return replace(facts, ancestor=self._ancestor(subject, credential))
+            found = self._finder.ancestor(subject.project, subject.sha, subject.accepts, credential)
         except TemporaryError as error:
             _log.warning("ancestors_not_asked", project=subject.project.id, error=error.message)
             return facts
+        return replace(facts, ancestor=found)
 
     def _foreign_reference(self, subject: Subject) -> str | None:
         """Return the requested reference unless it is the commit's own, which is no request (images.md §3)."""
@@ -170,115 +169,13 @@ class ImageService:
         is_own = names_commit(str(reference), reference.host, subject.project.path, subject.sha)
         return None if is_own else str(reference)
 
-    def _own_rungs(self, facts: Facts, subject: Subject, credential: Credential) -> Facts:
-        exact = self._pool.submit(self._exact, subject.project, subject.sha, subject.accepts, credential)
-        # Most launches of a built commit end here; reading a commit's environment costs two fetches.
-        done, _ = futures.wait([exact], timeout=EXACT_ALONE_SECONDS)
-        if done and exact.result() is not None:
-            return replace(facts, exact=exact.result())
-        keys = self._pool.submit(self._forge.environment_keys, credential, subject.project, subject.sha)
-        if exact.result() is not None:
-            return replace(facts, exact=exact.result())
-        usable = [key for key in keys.result() if key.kind in subject.accepts]
-        return replace(facts, environment=self._same_environment(subject, usable, credential))
-
-    def _exact(
-        self, project: Project, sha: CommitSha, accepts: frozenset[ImageKind], credential: Credential
-    ) -> Found | None:
-        name = project.registry_image
-        if name is None:
-            return None
-        for kind in sorted(accepts):
-            for tag in candidate_tags(sha, Kind(kind.value)):
-                image = self._registry.find(f"{name}:{tag}", credential)
-                if image is not None and _is_of_commit(image, tag, sha):
-                    return self._found(image, kind, tag, note=_short_tag_note(image, tag, sha))
-        return None
-
-    def _same_environment(
-        self, subject: Subject, keys: Sequence[EnvironmentKey], credential: Credential
-    ) -> Found | None:
-        for project in self._with_origins(subject.project, credential):
-            for key in keys:
-                tag = environment_tag(key.key)
-                image = self._registry.find(f"{project.registry_image}:{tag}", credential)
-                if image is not None and image.labels.get(Label.ENVIRONMENT_KEY) == key.key:
-                    return self._found(image, key.kind, tag, note=self._age_note(image))
-        return None
-
-    def _with_origins(self, project: Project, credential: Credential) -> Iterator[Project]:
-        """Yield the project, then what it was forked from, to the root or to where this person may not look."""
-        current: Project | None = project
-        seen: set[int] = set()
-        while current is not None and current.id not in seen:
-            seen.add(current.id)
-            if current.registry_image is not None:
-                yield current
-            try:
-                origin = current.forked_from_id
-                current = None if origin is None else self._forge.project(credential, origin)
-            except NotFound:
-                return
-
-    def _ancestor(self, subject: Subject, credential: Credential) -> Found | None:
-        name = subject.project.registry_image
-        if name is None:
-            return None
-        tags = frozenset(self._registry.tags(name, credential))
-        parents = self._forge.first_parents(credential, subject.project.id, subject.sha, limit=ANCESTORS_LIMIT)
-        for parent in parents:
-            for kind in sorted(subject.accepts):
-                for tag in candidate_tags(parent, Kind(kind.value)):
-                    image = self._registry.find(f"{name}:{tag}", credential) if tag in tags else None
-                    if image is not None and _is_of_commit(image, tag, parent):
-                        return replace(self._found(image, kind, tag), built_for_commit=parent)
-        return None
-
-    def _requested(self, reference: str, credential: Credential) -> Found | None:
-        parsed = parse(reference)
-        image = self._registry.find(str(parsed), credential)
-        if image is None:
-            return None
-        kind = ImageKind(image.labels.get(Label.KIND, ImageKind.CONTAINER.value))
-        return self._found(image, kind, parsed.tag or "")
-
     def default(self, accepts: frozenset[ImageKind]) -> ChosenImage | None:
         """Return what a launch without an image of its own gets; None when none is set, or it cannot be asked for."""
-        kind = default_kind(accepts)
-        reference = self.settings.defaults.get(kind)
-        if reference is None:
-            return None
-        pinned, digest = reference, reference.partition("@")[2]
-        if not digest:
-            try:
-                image = self._registry.find(str(parse(reference)), None)
-            except TemporaryError as error:
-                _log.warning("default_image_not_asked", reference=reference, error=error.message)
-                return None
-            if image is None:
-                _log.warning("default_image_missing", reference=reference)
-                return None
-            pinned, digest = image.pinned, image.digest
-        return ChosenImage(
-            reference=pinned, digest=digest, kind=kind, source=ImageSource.DEFAULT, reason="The default image."
-        )
+        return self._finder.default(accepts)
 
-    def _found(self, image: RegistryImage, kind: ImageKind, tag: str, *, note: str = "") -> Found:
-        revision = image.labels.get(Label.REVISION)
-        return Found(
-            image=image,
-            kind=kind,
-            tag=tag,
-            note=note,
-            environment_key=image.labels.get(Label.ENVIRONMENT_KEY),
-            built_for_commit=CommitSha(revision) if revision else None,
-        )
-
-    def _age_note(self, image: RegistryImage) -> str:
-        if image.created_at is None or self.settings.max_age_days == 0:
-            return ""
-        days = (self._clock.now() - image.created_at).days
-        return f"built {days} days ago" if days > self.settings.max_age_days else ""
+    def would_start(self, reference: str, accepts: frozenset[ImageKind], credential: Credential) -> bool:
+        """Say whether a launch that names `reference` would get it, or for a commit's own, rung 2 or 3."""
+        return self._finder.would_start(reference, accepts, credential)
 
     # ------------------------------------------------------------ builds
 
@@ -297,29 +194,6 @@ class ImageService:
     def id_of(self, forge: str, project_id: int, sha: CommitSha) -> str:
         """Return the id of a commit's build, whether or not anybody asked for it."""
         return build_id(forge, project_id, sha)
-
-    def would_start(self, reference: str, accepts: frozenset[ImageKind], credential: Credential) -> bool:
-        """Say whether a launch that names `reference` would get it, or for a commit's own, rung 2 or 3.
-
-        The project and the commit are read from the reference; one that the person may not see is a "no".
-        """
-        parsed = parse(reference)
-        if parsed.tag is None or not OWN_TAG.fullmatch(parsed.tag):
-            return self._requested(str(parsed), credential) is not None
-        try:
-            project = self._forge.project(credential, ProjectPath(parsed.path))
-            commit = self._forge.commit(credential, project.id, parsed.tag.removesuffix("-environment"))
-        except NotFound:
-            return self._requested(str(parsed), credential) is not None
-        if commit is None:
-            return False
-        now = self._clock.now()
-        facts = Facts(accepts=accepts, asked_at=now)
-        subject = Subject(
-            project=project, forge=credential.forge, sha=commit.sha, requested=None, accepts=accepts, asked_at=now
-        )
-        rungs = self._own_rungs(facts, subject, credential)
-        return rungs.exact is not None or rungs.environment is not None
 
     def watch(self, subject: Subject) -> Build:
         """Make sure that somebody looks at the commit's build; returns its row.
@@ -447,7 +321,7 @@ class ImageService:
         after = replace(build, job=job, pipelines=pipelines, checked_at=now, trouble="")
         after = replace(after, finished_at=_finished_at(build, after, now))
         if after.found is None and job is not None and job.status is JobStatus.SUCCESS:
-            after = replace(after, found=self._exact(waiter.project, build.sha, waiter.accepts, credential))
+            after = replace(after, found=self._finder.exact(waiter.project, build.sha, waiter.accepts, credential))
         return self._copy_log(build, after, credential)
 
     def _copy_log(self, before: Build, after: Build, credential: Credential) -> Build:
@@ -512,16 +386,3 @@ def _finished_at(before: Build, after: Build, now: datetime) -> datetime | None:
     if before.finished_at is not None and before.job is not None and before.job.id == job.id:
         return before.finished_at
     return now if before.job is not None else (job.finished_at or now)
-
-
-def _is_of_commit(image: RegistryImage, tag: str, sha: CommitSha) -> bool:
-    """Say whether a tag's image is this commit's: a short tag may be another's, and its label then says so.
-
-    A full tag always counts. The label of one that was put there by a job that reused an image names the first commit.
-    """
-    return not is_short_tag(tag) or image.labels.get(Label.REVISION, sha) == sha
-
-
-def _short_tag_note(image: RegistryImage, tag: str, sha: CommitSha) -> str:
-    is_short = len(tag) < len(sha) and tag in {sha[:SHORT_SHA_LENGTH], sha[: SHORT_SHA_LENGTH + 1]}
-    return "matched by short tag" if is_short and Label.REVISION not in image.labels else ""
