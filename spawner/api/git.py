@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
@@ -39,7 +40,7 @@ _SENT_ON: Final = ("Accept", "Content-Type", "Content-Encoding", "Content-Length
 _PASSED_BACK: Final = frozenset(
     {"content-type", "content-encoding", "content-length", "cache-control", "expires", "pragma"}
 )
-_METHODS: Final = {"info/refs": {"GET"}, "git-upload-pack": {"POST"}, "git-receive-pack": {"POST"}}
+_LOCK_FIELDS: Final = ("path", "id", "cursor", "limit", "refspec")  # of a list of locks; without, it names another lock
 
 
 def relay(session: str, rest: str) -> Response:
@@ -49,7 +50,7 @@ def relay(session: str, rest: str) -> Response:
     if found is None:
         raise NotFound("This address is none that Git or Git LFS uses.")
     suffix = found["suffix"]
-    if request.method not in _METHODS.get(suffix, {"GET", "POST", "PUT"}):
+    if request.method not in _methods(suffix):
         raise NotFound("This address is not used in this way.")
     grant = services().agents.relay(bearer_text(), SessionName(session))
     if found["project"].lower() != grant.project.lower():
@@ -58,6 +59,16 @@ def relay(session: str, rest: str) -> Response:
         return _lfs(grant, suffix)
     _check(grant, is_write=_is_write(suffix))
     return _streamed(grant, suffix)
+
+
+def _methods(suffix: str) -> frozenset[str]:
+    """Return how Git and Git LFS use an address."""
+    if suffix == "info/lfs/locks":
+        return frozenset({"GET", "POST"})
+    if suffix.startswith("gitlab-lfs/objects/"):
+        is_sized = suffix.count("/") == 3  # noqa: PLR2004 - `gitlab-lfs/objects/<oid>/<size>`
+        return frozenset({"PUT" if is_sized else "GET"})
+    return frozenset({"GET" if suffix == "info/refs" else "POST"})
 
 
 def _is_write(suffix: str) -> bool:
@@ -81,10 +92,19 @@ def _check(grant: RelayGrant, *, is_write: bool) -> None:
 
 def _request(suffix: str, body: Iterator[bytes] | None, headers: Mapping[str, str] | None = None) -> GitRequest:
     sent = {name: request.headers[name] for name in _SENT_ON if name in request.headers}
-    query = f"service={request.args['service']}" if suffix == "info/refs" else ""
     return GitRequest(
-        method=request.method, suffix=suffix, query=query, headers=sent if headers is None else headers, body=body
+        method=request.method,
+        suffix=suffix,
+        query=_query(suffix),
+        headers=sent if headers is None else headers,
+        body=body,
     )
+
+
+def _query(suffix: str) -> str:
+    """Return what of the query is sent on, encoded anew: Git's service, or which locks are asked for."""
+    names = {"info/refs": ("service",), "info/lfs/locks": _LOCK_FIELDS}.get(suffix, ())
+    return urlencode([(name, request.args[name]) for name in names if name in request.args])
 
 
 def _pieces() -> Iterator[bytes]:

@@ -73,6 +73,13 @@ def test_refs(world: World, name: str, service: str) -> None:
         ("HEAD", "GET", 404),
         ("objects/info/packs", "GET", 404),
         ("git-upload-pack", "GET", 404),
+        ("info/lfs/objects/batch", "GET", 404),
+        ("info/lfs/locks/7/unlock", "GET", 404),
+        ("info/lfs/locks", "PUT", 404),
+        (f"gitlab-lfs/objects/{OID}", "PUT", 404),
+        (f"gitlab-lfs/objects/{OID}", "POST", 404),
+        (f"gitlab-lfs/objects/{OID}/3", "GET", 404),
+        (f"gitlab-lfs/objects/{OID}/3", "POST", 404),
         ("-/raw/main/secret", "GET", 404),
     ],
 )
@@ -181,6 +188,22 @@ def test_lfs(world: World, name: str) -> None:
     assert b"canary" not in answer.data
     _answer(world, body=b"abc")
     assert _git(world, name, f"gitlab-lfs/objects/{OID}").data == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("path=data%2Fone+two.bin&refspec=refs%2Fmain", "path=data%2Fone+two.bin&refspec=refs%2Fmain"),
+        ("limit=2&cursor=7&id=3", "id=3&cursor=7&limit=2"),
+        ("path=%26private_token%3Dx%23&private_token=y", "path=%26private_token%3Dx%23"),
+        ("", ""),
+    ],
+)
+def test_which_locks(world: World, name: str, asked: str, sent: str) -> None:
+    """Which locks are asked for is sent on: an answer about others would make `git lfs unlock` open another lock."""
+    _answer(world, body=b'{"locks": []}')
+    assert _git(world, name, f"info/lfs/locks?{asked}").status_code == 200
+    assert world.forge.git_requests[-1][2].query == sent
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"'])
