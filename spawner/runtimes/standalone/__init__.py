@@ -17,6 +17,7 @@ from uv import find_uv_bin
 from spawner.errors import Misconfigured
 from spawner.ports import Registry
 from spawner.runtimes.standalone.environments import Environments
+from spawner.runtimes.standalone.installing import Installer
 from spawner.runtimes.standalone.interpreters import Interpreters
 from spawner.runtimes.standalone.people import People
 from spawner.runtimes.standalone.records import Records
@@ -61,9 +62,13 @@ def create(  # noqa: PLR0913 - the values of one runtime, all by keyword
         public_host_suffix=public_host_suffix,
         environments=Environments(
             folder=folder / "environments",
-            interpreters=Interpreters(folder=folder / "interpreters", uv=uv, for_everyone=separates, variables=given),
-            uv=uv,
-            variables=given,
+            installer=Installer(
+                interpreters=Interpreters(
+                    folder=folder / "interpreters", uv=uv, for_everyone=separates, variables=given
+                ),
+                uv=uv,
+                variables=given,
+            ),
             limit_bytes=environments_limit_bytes,
         ),
         records=Records(folder=folder / "workloads"),

@@ -13,7 +13,7 @@ from builder.errors import FormatError
 from spawner.errors import LaunchRefused
 from spawner.ports import Registry, WorkloadImage
 from spawner.runtimes import default_environment
-from spawner.runtimes.standalone.environments import Unpack, Unpacked
+from spawner.runtimes.standalone.installing import Unpack, Unpacked
 
 
 def digest_of(image: WorkloadImage | None) -> str:

@@ -100,10 +100,14 @@ class StandaloneRuntime:
         digest = images.digest_of(workload.image)
         state = self._state(workload, digest)
         record.note("record", self._noted(workload, state))
+        began_at = time.monotonic()
         message = "Found the environment" if self.environments.has(digest) else "Installing the environment"
         yield Progress(message=message, state=state)
-        began_at = time.monotonic()
-        installed = self.environments.hold(digest, images.unpacker(workload.image, self.registry))
+        for _ in self.environments.ensure(
+            digest, images.unpacker(workload.image, self.registry), within_seconds=self.start_budget_seconds
+        ):
+            yield Progress(message=message, state=state)
+        installed = self.environments.hold(digest)
         try:
             port = launching.open_port(self.listen_host)
             with port.listening:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +18,8 @@ import pytest
 from uv import find_uv_bin
 
 from spawner.errors import LaunchRefused, RuntimeUnavailable
-from spawner.runtimes.standalone.environments import Environments, Unpacked
+from spawner.runtimes.standalone.environments import AT_ONCE, Environments, Installed
+from spawner.runtimes.standalone.installing import Installer, Unpacked
 from spawner.runtimes.standalone.interpreters import Interpreters
 from tests.contract.runtime.wheels import locked, make_wheel
 
@@ -33,9 +35,8 @@ def environments(tmp_path: Path) -> Environments:
     uv = Path(find_uv_bin())
     variables = {"PATH": os.environ["PATH"], "UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "uv-cache")}
     interpreters = Interpreters(folder=tmp_path / "interpreters", uv=uv, for_everyone=False, variables=variables)
-    return Environments(
-        folder=tmp_path / "environments", interpreters=interpreters, uv=uv, variables=variables, limit_bytes=1 << 30
-    )
+    installer = Installer(interpreters=interpreters, uv=uv, variables=variables)
+    return Environments(folder=tmp_path / "environments", installer=installer, limit_bytes=1 << 30)
 
 
 def image(*, python: str = _MINOR, edit: Callable[[str], str] = str, more: str = "") -> Callable[[Path], Unpacked]:
@@ -50,16 +51,50 @@ def image(*, python: str = _MINOR, edit: Callable[[str], str] = str, more: str =
     return unpack
 
 
+def slow_image(folder: Path) -> Unpacked:
+    """Unpack an image whose lock is a pipe: uv reads it for as long as nobody writes."""
+    unpacked = image()(folder)
+    unpacked.lock.unlink()
+    os.mkfifo(unpacked.lock)
+    return unpacked
+
+
+def uv_processes(environments: Environments) -> list[str]:
+    """Return the running programs that know the folder."""
+    found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return [line.decode() for line in found if b"uv" in line and str(environments.folder).encode() in line]
+
+
+def installed(environments: Environments, digest: str, unpack: Callable[[Path], Unpacked]) -> Installed:
+    """Install an environment and hold it; patient, as a session is that is put off."""
+    ends = time.monotonic() + 20
+    while True:
+        try:
+            for _ in environments.ensure(digest, unpack):
+                pass
+            return environments.hold(digest)
+        except RuntimeUnavailable:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
+
+
 def hold(environments: Environments, digest: str, unpack: Callable[[Path], Unpacked]) -> Path:
-    """Install an environment and let go of it."""
-    found = environments.hold(digest, unpack)
+    """Install an environment and let go of it, once it is compiled."""
+    found = installed(environments, digest, unpack)
+    record = found.path / "slipway-environment.json"
+    ends = time.monotonic() + 20
+    while "is_compiled" not in record.read_text():
+        assert time.monotonic() < ends, "not compiled within 20 s"
+        time.sleep(0.05)
     os.close(found.lock_descriptor)
     return found.path
 
 
 def test_a_lock_becomes_an_environment(environments: Environments) -> None:
     """What the lock names is installed, compiled, and nothing of it can be written."""
-    found = environments.hold(_A, image())
+    found = installed(environments, _A, image())
+    assert hold(environments, _A, image()) == found.path
     os.close(found.lock_descriptor)
     done = subprocess.run(
         [found.path / "bin" / "python", "-c", "import slipsample; print(slipsample.VERSION, slipsample.__cached__)"],
@@ -70,7 +105,7 @@ def test_a_lock_becomes_an_environment(environments: Environments) -> None:
     assert version == "1.0"
     assert Path(compiled).is_file()
     assert found.project == ""
-    assert [path for path in found.path.rglob("*.py") if path.stat().st_mode & 0o222] == []
+    assert [path for path in found.path.rglob("*.py*") if path.stat().st_mode & 0o222] == []
     assert list(environments.installed()) == ["a" * 64]
 
 
@@ -94,7 +129,7 @@ def test_it_is_installed_once(environments: Environments) -> None:
 
 
 def test_it_is_prepared_before_anybody_asks(environments: Environments) -> None:
-    """A prepared environment is there at the first launch; preparing it again, or beside an installation, is nothing."""
+    """A prepared environment is there at the first launch; preparing twice, or beside an installation, does nothing."""
     unpacked = []
 
     def unpack(folder: Path) -> Unpacked:
@@ -116,6 +151,7 @@ import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from spawner.runtimes.standalone.environments import Environments
+from spawner.runtimes.standalone.installing import Installer
 from spawner.runtimes.standalone.interpreters import Interpreters
 def unpack(folder):
     (folder / "half").write_text("half")
@@ -123,8 +159,10 @@ def unpack(folder):
     sys.stdin.read()
 folder, uv = Path({str(tmp_path)!r}), Path("uv")
 found = Interpreters(folder=folder / "interpreters", uv=uv, for_everyone=False, variables={{}})
-cache = Environments(folder=folder / "environments", interpreters=found, uv=uv, variables={{}}, limit_bytes=1)
-cache.hold({_A!r}, unpack)
+installer = Installer(interpreters=found, uv=uv, variables={{}})
+cache = Environments(folder=folder / "environments", installer=installer, limit_bytes=1)
+for _ in cache.ensure({_A!r}, unpack):
+    pass
 """
     dying = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert dying.stdin is not None
@@ -155,9 +193,9 @@ def test_what_cannot_be_installed_is_said(
 ) -> None:
     """A lock that does not hold, or a Python that is not to be had, is refused in words and leaves nothing."""
     with pytest.raises(LaunchRefused, match=words):
-        environments.hold(_A, unpack)
+        installed(environments, _A, unpack)
 
-    assert sorted(path.name for path in environments.folder.iterdir()) == [f"{'a' * 64}.lock"]
+    assert sorted(path.name for path in environments.folder.iterdir()) == [f"{'a' * 64}.lock", "installing-0.lock"]
 
 
 def test_no_source_is_built(environments: Environments, tmp_path: Path) -> None:
@@ -179,7 +217,7 @@ def test_no_source_is_built(environments: Environments, tmp_path: Path) -> None:
         return Unpacked(python=_MINOR, lock=lock, wheels=archive.parent, project=None)
 
     with pytest.raises(LaunchRefused):
-        environments.hold(_A, unpack)
+        installed(environments, _A, unpack)
     assert not ran.exists()
 
 
@@ -197,7 +235,7 @@ def test_the_longest_unused_goes_first(environments: Environments) -> None:
 
 def test_what_is_in_use_stays(environments: Environments) -> None:
     """An environment that a session holds is never removed, however old and however small the cache."""
-    held = environments.hold(_A, image())
+    held = installed(environments, _A, image())
     hold(environments, _B, image())
     _used_at(environments, _A, 1_000.0)
     hold(replace(environments, limit_bytes=0), _C, image())
@@ -206,22 +244,39 @@ def test_what_is_in_use_stays(environments: Environments) -> None:
     os.close(held.lock_descriptor)
 
 
-def test_waiting_for_another_launch_has_an_end(environments: Environments) -> None:
-    """Who waits for an installation that takes too long is told, and may try again."""
-    began, end = threading.Event(), threading.Event()
+def test_nobody_waits_for_another(environments: Environments) -> None:
+    """Who comes while an environment is installed, or while enough others are, is told at once and may come again."""
+    others = [environments.ensure(digest, slow_image) for digest in (_A, _B)]
+    for each in others:
+        next(each)
+    assert len(others) == AT_ONCE
 
-    def slowly(folder: Path) -> Unpacked:
-        began.set()
-        end.wait(20)
-        return image()(folder)
+    with pytest.raises(RuntimeUnavailable, match="Another launch"):
+        next(environments.ensure(_A, image()))
+    with pytest.raises(RuntimeUnavailable, match="this one is next"):
+        next(environments.ensure(_C, image()))
+    for each in others:
+        each.close()
 
-    with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(hold, environments, _A, slowly)
-        assert began.wait(10)
-        with pytest.raises(RuntimeUnavailable, match="Another launch"):
-            environments.hold(_A, image(), within_seconds=0.1)
-        end.set()
-        assert first.result(20) == environments.folder / ("a" * 64)
+    assert hold(environments, _C, image()).is_dir()
+
+
+def test_giving_up_ends_the_installation(environments: Environments) -> None:
+    """Who closes the iterator has uv ended, and leaves nothing behind."""
+    installing = environments.ensure(_A, slow_image)
+    next(installing)
+    assert uv_processes(environments) != []
+    installing.close()
+
+    assert uv_processes(environments) == []
+    assert not environments.has(_A)
+    assert [path.name for path in environments.folder.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_installing_has_an_end(environments: Environments) -> None:
+    """An installation that takes too long ends in words."""
+    with pytest.raises(RuntimeUnavailable, match="takes too long"):
+        list(environments.ensure(_A, slow_image, within_seconds=0.1))
 
 
 def _used_at(environments: Environments, digest: str, seconds: float) -> None:
