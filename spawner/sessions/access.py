@@ -2,20 +2,23 @@
 
 For: the session service asks before it shows or changes anything. Promises: GitLab is asked with the person's
 own token; what it says is kept per person and project, never across people; a GitLab that cannot be asked
-gives nobody a right.
+gives nobody a right; which project a path names is forgotten as soon, because projects move.
 Must not know: HTTP, phases, the database.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from spawner.errors import NotFound, SignInRequired, TemporaryError
-from spawner.names import UserId
-from spawner.ports import AccessLevel, Clock, Credential, Forge
+from spawner.names import ProjectPath, UserId
+from spawner.ports import AccessLevel, Clock, Credential, Forge, Project
 from spawner.sessions.model import Session
 from spawner.users.access import Relation
 from spawner.users.model import Caller
 from spawner.users.service import UserService
+
+_Thing = TypeVar("_Thing", int, str)
 
 REMEMBERED_SECONDS = 60.0
 REMEMBERED_LIMIT = 10_000  # a bound, so that strangers cannot fill the memory
@@ -36,6 +39,7 @@ class Access:
         self._clock = clock
         self._levels: dict[tuple[UserId, int], _Standing] = {}
         self._jobs: dict[tuple[UserId, int], _Standing] = {}
+        self._paths: dict[tuple[UserId, str], _Standing] = {}
 
     def relation(self, caller: Caller, session: Session) -> Relation:
         """Return how the caller stands to the session; a stranger where GitLab does not tell."""
@@ -77,6 +81,15 @@ class Access:
         """Keep a level that GitLab has just told; returns it."""
         return self._keep(self._levels, person, project_id, level)
 
+    def remember_path(self, person: UserId, path: ProjectPath, project: Project) -> None:
+        """Keep which project a path names for this person, as GitLab has just told."""
+        for each in (path, project.path):
+            self._keep(self._paths, person, each.lower(), project.id)
+
+    def project_of(self, person: UserId, path: ProjectPath) -> int | None:
+        """Return the id of the project that a path named for this person a moment ago, or None."""
+        return self._known(self._paths, person, path.lower())
+
     def _level_of(self, caller: Caller, project_id: int) -> int:
         known = self._known(self._levels, caller.user.id, project_id)
         if known is not None:
@@ -85,13 +98,13 @@ class Access:
         level = self._forge.access_level(credential, project_id, int(caller.user.subject))
         return self.remember(caller.user.id, project_id, level)
 
-    def _known(self, memory: dict[tuple[UserId, int], _Standing], person: UserId, thing: int) -> int | None:
+    def _known(self, memory: dict[tuple[UserId, _Thing], _Standing], person: UserId, thing: _Thing) -> int | None:
         known = memory.get((person, thing))
         if known is None or (self._clock.now() - known.at).total_seconds() >= REMEMBERED_SECONDS:
             return None
         return known.level
 
-    def _keep(self, memory: dict[tuple[UserId, int], _Standing], person: UserId, thing: int, level: int) -> int:
+    def _keep(self, memory: dict[tuple[UserId, _Thing], _Standing], person: UserId, thing: _Thing, level: int) -> int:
         if len(memory) >= REMEMBERED_LIMIT:
             memory.clear()
         memory[(person, thing)] = _Standing(level=level, at=self._clock.now())

@@ -29,7 +29,6 @@ from spawner.images.model import Build
 from spawner.images.reference import parse
 from spawner.images.service import ImageService, Subject
 from spawner.names import (
-    CommitSha,
     ProjectPath,
     SessionName,
     SessionSubject,
@@ -134,37 +133,36 @@ class SessionService:
         existing = self._existing(caller, command)
         if existing is not None:
             return existing, False
-        credential = self._users.credential_of(caller)
-        named = Named(project=command.project, sha=command.sha, branch=command.branch)
-        place = self._finder.find(named, credential, int(caller.user.subject))
-        self._access.remember(caller.user.id, place.project.id, place.access_level)
+        try:
+            place = self.preview(caller, Named(project=command.project, sha=command.sha, branch=command.branch))
+        except TemporaryError:
+            existing = self._living_by_words(caller, command)
+            if existing is None:
+                raise
+            return existing, False
         runtime = self._runtimes[request.runtime or self.settings.default_runtime]
         warnings = self._admit(runtime, caller, place)
         session = self._new(caller, place, replace(request, runtime=runtime.name), warnings)
-        return self._put(caller, session)
+        kept = self.find(caller, place)
+        return self._put(caller, session) if kept is None else self._relaunched(kept, session)
 
     def preview(self, caller: Caller, named: Named) -> Place:
         """Return what a launch of `named` would launch, without launching it."""
         credential = self._users.credential_of(caller)
         place = self._finder.find(named, credential, int(caller.user.subject))
         self._access.remember(caller.user.id, place.project.id, place.access_level)
+        self._access.remember_path(caller.user.id, named.project, place.project)
         return place
 
     def find(self, caller: Caller, place: Place) -> Session | None:
-        """Return the caller's session of a place, or None."""
-        namespace, _, project = place.project.path.lower().rpartition("/")
-        found = self._sessions.list(
-            Filter(
-                user_id=caller.user.id,
-                namespace=namespace,
-                project=project,
-                branch=place.branch,
-                sha=place.commit.sha,
-                has_ended=None,
-            ),
-            limit=1,
-        )
-        return found[0] if found else None
+        """Return the caller's session of a place, or None; whatever the project and the person were called before."""
+        return self._of(caller, place.project.id, place.branch, place.commit.sha)
+
+    def _of(self, caller: Caller, project_id: int, branch: str, sha: str) -> Session | None:
+        """Return the session of an identity. Where an earlier release made several, the living one, else the newest."""
+        wanted = Filter(user_id=caller.user.id, project_id=project_id, branch=branch, sha=sha, has_ended=None)
+        found = self._sessions.list(wanted)
+        return next((each for each in found if _is_living(each)), found[0] if found else None)
 
     def _checked(self, request: LaunchRequest) -> LaunchRequest:
         if request.image:
@@ -178,18 +176,22 @@ class SessionService:
         return request
 
     def _existing(self, caller: Caller, command: LaunchCommand) -> Session | None:
-        """Return a living session of exactly these words, without asking GitLab again."""
+        """Return the living session of what GitLab has told a moment ago, without asking it again."""
+        project_id = self._access.project_of(caller.user.id, command.project)
+        if project_id is None or command.sha is None or command.branch is None:
+            return None
+        found = self._of(caller, project_id, command.branch, command.sha)
+        return found if found is not None and _is_living(found) else None
+
+    def _living_by_words(self, caller: Caller, command: LaunchCommand) -> Session | None:
+        """Return the living session launched in exactly these words: the best there is while GitLab cannot be asked."""
         if command.sha is None or command.branch is None:
             return None
-        for length in (8, 16, 32):
-            name = self._name(caller, command.project, command.branch, command.sha, length)
-            found = self._sessions.get(name)
-            if found is None:
-                return None
-            if _is_subject(found, caller, command.project, command.branch, command.sha):
-                is_living = found.phase not in {Phase.GONE, Phase.FAILED, Phase.STOPPING}
-                return found if is_living and found.target is not Target.GONE else None
-        return None
+        namespace, _, project = command.project.rpartition("/")
+        wanted = Filter(
+            user_id=caller.user.id, namespace=namespace, project=project, branch=command.branch, sha=command.sha
+        )
+        return next((each for each in self._sessions.list(wanted) if _is_living(each)), None)
 
     def _name(self, caller: Caller, path: str, branch: str, sha: str, length: int) -> SessionName:
         if len(safe_username(caller.user.username)) > USERNAME_LIMIT:
@@ -249,7 +251,7 @@ class SessionService:
             if is_new:
                 self._wake(kept.name)
                 return kept, True
-            if _is_subject(kept, caller, session.project_path, session.branch, session.sha):
+            if _is_same(kept, session):
                 return self._relaunched(kept, named)
         raise Conflict("Three sessions meet in one name.", remedy="Stop one of them, then launch again.")
 
@@ -267,6 +269,8 @@ class SessionService:
             step.session,
             target=Target.RUNNING,
             project=wanted.project,
+            username=wanted.username,
+            ref_kind=wanted.ref_kind,
             is_start_now=False,
             wants_built_image=False,
             warnings=wanted.warnings,
@@ -507,10 +511,17 @@ class SessionService:
         return self._reconciler.subject(session)
 
 
-def _is_subject(session: Session, caller: Caller, path: str, branch: str, sha: str | CommitSha) -> bool:
-    return (
-        session.user_id == caller.user.id
-        and session.project_path.lower() == path.lower()
-        and session.branch == branch
-        and session.sha == sha
+def _is_living(session: Session) -> bool:
+    is_over = session.phase in {Phase.GONE, Phase.FAILED, Phase.STOPPING}
+    return not is_over and session.target is not Target.GONE
+
+
+def _is_same(one: Session, other: Session) -> bool:
+    """Say whether two are one session: paths and user names change, and are given to others."""
+    return (one.forge, one.user_id, one.project_id, one.branch, one.sha) == (
+        other.forge,
+        other.user_id,
+        other.project_id,
+        other.branch,
+        other.sha,
     )

@@ -159,7 +159,7 @@ class SessionStore(Protocol):
         ...
 
     def retained(self, now: datetime, *, limit: int) -> Sequence[Session]:
-        """Return ended sessions whose workspace retention is over."""
+        """Return ended sessions whose workspace retention is over; never one whose workspace another still needs."""
         ...
 
     def forget_workspace(self, name: SessionName) -> None:

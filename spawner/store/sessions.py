@@ -298,10 +298,17 @@ class SessionRows(WorkloadRows):
     # ------------------------------------------------------------ what has ended
 
     def retained(self, now: datetime, *, limit: int) -> Sequence[Session]:
-        """Return ended sessions whose workspace retention is over."""
+        """Return ended sessions whose workspace retention is over; never one whose workspace another still needs."""
+        other = _sessions.alias("other")
+        needs = or_(other.c.phase.not_in(_ENDED), other.c.due_at.is_not(None), other.c.retain_until > now)
+        is_needed = (
+            select(other.c.name)
+            .where(other.c.workspace == _sessions.c.workspace, other.c.name != _sessions.c.name, needs)
+            .exists()
+        )
         statement = (
             select(_sessions)
-            .where(_sessions.c.retain_until <= now, _sessions.c.phase.in_(_ENDED))
+            .where(_sessions.c.retain_until <= now, _sessions.c.phase.in_(_ENDED), ~is_needed)
             .order_by(_sessions.c.retain_until)
             .limit(limit)
         )

@@ -353,10 +353,11 @@ def test_some(sessions: SessionRows) -> None:
 def test_retention(sessions: SessionRows) -> None:
     """Retained are ended sessions whose time is over, until their workspace is forgotten."""
     over = at(-1)
-    sessions.add(named("gone", phase=Phase.GONE, retain_until=over, has_workspace=True), [])
-    sessions.add(named("failed", phase=Phase.FAILED, retain_until=at(-2)), [])
-    sessions.add(named("running", phase=Phase.RUNNING, retain_until=over, has_workspace=True), [])
-    sessions.add(named("kept", phase=Phase.GONE, retain_until=at(1)), [])
+    ended = {"due_at": None, "retain_until": over}
+    sessions.add(named("gone", workspace="g", phase=Phase.GONE, has_workspace=True, **ended), [])
+    sessions.add(named("failed", workspace="f", phase=Phase.FAILED, **{**ended, "retain_until": at(-2)}), [])
+    sessions.add(named("running", workspace="r", phase=Phase.RUNNING, retain_until=over, has_workspace=True), [])
+    sessions.add(named("kept", workspace="k", phase=Phase.GONE, retain_until=at(1)), [])
     assert [each.name for each in sessions.retained(AT, limit=9)] == ["failed", "gone"]
     assert [each.name for each in sessions.retained(AT, limit=1)] == ["failed"]
     for name in ("gone", "failed", "running"):
@@ -364,6 +365,40 @@ def test_retention(sessions: SessionRows) -> None:
     assert sessions.retained(AT, limit=9) == []
     kept = {each.name: each.has_workspace for each in sessions.list(Filter(has_ended=None))}
     assert kept == {"gone": False, "failed": False, "running": True, "kept": False}
+
+
+@pytest.mark.parametrize(
+    ("other", "is_over"),
+    [
+        ({"phase": Phase.RUNNING}, False),
+        ({"phase": Phase.GONE, "retain_until": at(1), "due_at": None}, False),
+        ({"phase": Phase.FAILED, "due_at": AT}, False),
+        ({"phase": Phase.GONE, "retain_until": None, "due_at": None}, True),
+        ({"phase": Phase.RUNNING, "workspace": "another"}, True),
+    ],
+)
+def test_a_shared_workspace_is_kept(sessions: SessionRows, other: dict[str, Any], *, is_over: bool) -> None:
+    """A workspace that another session runs on, or keeps, or has not let go yet, is not over."""
+    sessions.add(named("ended", workspace="one", phase=Phase.GONE, retain_until=at(-1), due_at=None), [])
+    sessions.add(named("other", **{"workspace": "one", **other}), [])
+    assert is_over is bool(sessions.retained(AT, limit=9))
+
+
+@pytest.mark.parametrize(
+    ("other", "is_over"),
+    [
+        ({"phase": Phase.RUNNING}, False),
+        ({"phase": Phase.GONE, "retain_until": at(1), "due_at": None}, False),
+        ({"phase": Phase.FAILED, "due_at": AT}, False),
+        ({"phase": Phase.GONE, "retain_until": None, "due_at": None}, True),
+        ({"phase": Phase.RUNNING, "workspace": "another"}, True),
+    ],
+)
+def test_a_shared_workspace_is_kept(sessions: SessionRows, other: dict[str, Any], *, is_over: bool) -> None:
+    """A workspace that another session runs on, or keeps, or has not let go yet, is not over."""
+    sessions.add(named("ended", workspace="one", phase=Phase.GONE, retain_until=at(-1), due_at=None), [])
+    sessions.add(named("other", **{"workspace": "one", **other}), [])
+    assert is_over is bool(sessions.retained(AT, limit=9))
 
 
 def test_relaunch_races_with_forgetting(sessions: SessionRows) -> None:

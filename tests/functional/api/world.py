@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,11 +82,14 @@ CLASSES = (
 )
 
 
-class SystemClock:
-    """The real time."""
+class WorldClock:
+    """The real time, and what a test let pass besides."""
+
+    def __init__(self) -> None:
+        self.passed = timedelta()
 
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return datetime.now(UTC) + self.passed
 
 
 @dataclass
@@ -191,6 +194,9 @@ class WorldForge:
     def play(self, credential: Credential, project_id: int, job_id: int) -> None:
         raise NotImplementedError
 
+    def retry(self, credential: Credential, project_id: int, job_id: int) -> None:
+        raise NotImplementedError
+
     def create_pipeline(self, credential: Credential, project_id: int, ref: str) -> Pipeline:
         raise NotImplementedError
 
@@ -251,6 +257,7 @@ class WorldRuntime:
         self.workloads: dict[SessionName, Workload] = {}
         self.lines: list[LogLine] = []
         self.warnings: tuple[str, ...] = ()
+        self.workspaces: set[str] = set()
 
     def admit(self, user_id: UserId, username: str) -> tuple[str, ...]:
         del user_id, username
@@ -261,6 +268,7 @@ class WorldRuntime:
 
     def start(self, workload: Workload) -> Iterator[Progress]:
         self.workloads[workload.session] = workload
+        self.workspaces.add(workload.workspace)
         self.health.setdefault(workload.name, Observation(health=Health.STARTING))
         yield Progress(message="Checking the commit out.", state={"workload": workload.name})
         yield Progress(message="Starting Jupyter.", state={"workload": workload.name})
@@ -278,6 +286,9 @@ class WorldRuntime:
 
     def inventory(self) -> Iterator[Owned]:
         yield from ()
+
+    def remove_workspace(self, workspace: str) -> None:
+        self.workspaces.discard(workspace)
 
     def address(self, session: SessionName, state: State) -> Address | None:
         if state.get("workload") not in self.health:
@@ -326,6 +337,8 @@ class World:
     services: Services
     app: Flask
     dispatcher: InProcessDispatcher
+    clock: WorldClock
+    rows: SessionRows
 
     def add_person(self, username: str, *, is_admin: bool = False) -> str:
         """Add a person; their bearer token is `token-<username>`."""
@@ -367,6 +380,22 @@ class World:
         added = WorldProject(project=project, members=levels, branches={"main": SHA, "feature/x": SHA}, commits=commits)
         self.forge.projects[number] = added
         return added
+
+    def move_project(self, project: WorldProject, path: str) -> None:
+        """Give a project another path; the old one is free for another."""
+        project.project = replace(
+            project.project, path=ProjectPath(path), web_url=f"{FORGE_URL}/{path}", git_url=f"{FORGE_URL}/{path}.git"
+        )
+
+    def move_project(self, project: WorldProject, path: str) -> None:
+        """Give a project another path; the old one is free for another."""
+        project.project = replace(
+            project.project, path=ProjectPath(path), web_url=f"{FORGE_URL}/{path}", git_url=f"{FORGE_URL}/{path}.git"
+        )
+
+    def forget(self) -> None:
+        """Forget what GitLab told, as a minute without a question does."""
+        self.services.sessions.access = None
 
     def add_image(self, path: str = "grp/proj", sha: str = SHA) -> RegistryImage:
         """Push the commit's own environment image."""
@@ -419,7 +448,7 @@ class World:
 
 def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
     """Put a spawner together over a migrated database; its dispatcher is not started."""
-    clock = SystemClock()
+    clock = WorldClock()
     forge, registry, runtime = WorldForge(), WorldRegistry(), WorldRuntime()
     dispatcher = InProcessDispatcher(Pace(threads=2, sweep_seconds=0.1))
     rows = SessionRows(engine, clock)
@@ -487,7 +516,16 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
     chosen = options or world_options()
     app = create_app(services, replace(chosen, announcements=dispatcher.announcements))
     registry.put(f"{REGISTRY}/slipway/default:1", {"io.slipway.kind": "environment"})
-    return World(forge=forge, registry=registry, runtime=runtime, services=services, app=app, dispatcher=dispatcher)
+    return World(
+        forge=forge,
+        registry=registry,
+        runtime=runtime,
+        services=services,
+        app=app,
+        dispatcher=dispatcher,
+        clock=clock,
+        rows=rows,
+    )
 
 
 def world_options() -> EdgeOptions:
