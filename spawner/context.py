@@ -23,6 +23,7 @@ from spawner.errors import RequestForged, SignInRequired
 from spawner.names import SessionName
 from spawner.services import Services
 from spawner.users.model import Caller
+from spawner.users.pace import LaunchPace
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class EdgeOptions:
     metrics: Callable[[], tuple[bytes, str]] | None = None  # body and content type of /metrics
     readiness: Mapping[str, Callable[[], None]] = field(default_factory=dict)  # each raises SpawnerError when not ready
     max_body_bytes: int = 1 << 20  # of every request but the Git relay's
+    launches_per_minute: int = 0  # of one person, counted by this process; 0 for no limit
 
     @property
     def is_https(self) -> bool:
@@ -105,6 +107,7 @@ class Edge:
     services: Services
     options: EdgeOptions
     viewers: BoundedSemaphore  # one place per open event stream
+    pace: LaunchPace
 
 
 def edge() -> Edge:
@@ -124,6 +127,11 @@ def services() -> Services:
 def options() -> EdgeOptions:
     """Return the edges' options."""
     return edge().options
+
+
+def admit_launch(caller: Caller) -> None:
+    """Count one launch of a person; raises RateLimited for one too many."""
+    edge().pace.admit(caller.user.id, now())
 
 
 def now() -> datetime:

@@ -25,6 +25,7 @@ from spawner.context import EXTENSION, Edge, EdgeOptions
 from spawner.errors import InvalidInput, SignInRequired, SpawnerError, TemporaryError
 from spawner.log import get_logger
 from spawner.services import Services
+from spawner.users.pace import LaunchPace
 
 _log = get_logger(__name__)
 
@@ -80,7 +81,10 @@ def create_app(services: Services, options: EdgeOptions) -> Flask:
     app.config["MAX_FORM_MEMORY_SIZE"] = options.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined] # the default provider's
     app.extensions[EXTENSION] = Edge(
-        services=services, options=options, viewers=threading.BoundedSemaphore(max(1, options.viewer_limit))
+        services=services,
+        options=options,
+        viewers=threading.BoundedSemaphore(max(1, options.viewer_limit)),
+        pace=LaunchPace(most=options.launches_per_minute),
     )
     api.register(app)
     web.register(app)

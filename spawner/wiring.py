@@ -196,6 +196,7 @@ def _people(
             forge_url=asked.url,
             other_application_ids=frozenset(asked.accepted_client_ids),
             login_seconds=settings.limits.login_hours * 3600,
+            token_days=settings.limits.token_days,
         ),
     )
     return forge, users
@@ -209,7 +210,7 @@ def _oauth(settings: Settings, ca_file: str | None) -> GitLabOAuth | None:
         asked.url,
         client_id=asked.client_id,
         client_secret=_secret(asked.client_secret_file, "GITLAB__CLIENT_SECRET"),
-        redirect_uri=f"{settings.http.public_url}{settings.http.prefix}/login/callback",
+        redirect_uri=f"{settings.http.public_url}/login/callback",
         timeout_seconds=asked.timeout_seconds,
         ca_file=ca_file,
     )
@@ -232,6 +233,7 @@ def _runtimes(settings: Settings, registry: Registry) -> Mapping[str, Runtime]:
         instance=settings.sessions.instance,
         registry=registry,
         listen_host=settings.standalone.host,
+        public_host_suffix=settings.standalone.serves_people.removeprefix("{name}."),
         start_budget_seconds=settings.sessions.start_budget_seconds,
     )
     return {name: runtime}
@@ -292,7 +294,7 @@ def _default_hosts(settings: Settings) -> Iterator[str]:
 
 def _session_settings(settings: Settings) -> SessionSettings:
     own = settings.sessions
-    base = f"{settings.http.public_url}{settings.http.prefix}"
+    base = settings.http.public_url
     rules = Rules(
         start_budget_seconds=own.start_budget_seconds,
         stop_grace_seconds=own.stop_grace_seconds,
@@ -330,11 +332,10 @@ def _class(each: ResourceClass) -> options.ResourceClass:
 
 def _edge(settings: Settings, *, keys: tuple[bytes, ...], announcements: Announcements) -> EdgeOptions:
     http = settings.http
-    forges = [ForgeAddress(name=name, web_url=forge.url) for name, forge in settings.forge_table().items()]
     edge = EdgeOptions(
-        public_url=f"{http.public_url}{http.prefix}",
+        public_url=http.public_url,
         cookie_keys=tuple(hashlib.sha256(b"cookies:" + key).hexdigest() for key in keys),
-        forges=tuple(forges),
+        forges=(ForgeAddress(name=DEFAULT_FORGE, web_url=settings.gitlab.url),),
         announcements=announcements,
         patch_status=settings.api.patch_status.value,
         viewer_limit=max(1, http.threads - _RESERVED_THREADS),
@@ -343,6 +344,7 @@ def _edge(settings: Settings, *, keys: tuple[bytes, ...], announcements: Announc
         default_urls=settings.sessions.url_choices,
         metrics=metrics.exposition,
         max_body_bytes=settings.limits.body_bytes,
+        launches_per_minute=settings.limits.launches_per_minute,
     )
     return replace(edge, notices=_notices(settings))
 

@@ -261,6 +261,7 @@ def install(
         "SESSIONS__PREPARE_DEFAULT_IMAGE": "false",  # most tests need none, and it is half a gigabyte
         "HTTP__PORT": str(port),
         "HTTP__PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "LIMITS__LAUNCHES_PER_MINUTE": "0",  # a suite launches faster than a person
         "GITLAB__URL": stand_in.url,
         "GITLAB__CLIENT_ID": client_id,
         "GITLAB__CLIENT_SECRET_FILE": str(data / "client-secret"),

@@ -94,7 +94,7 @@ class TokenBody(_Strict):
     name: Annotated[
         str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$")
     ]
-    expires_in_days: int = Field(default=90, ge=1, le=365)
+    expires_in_days: int | None = Field(default=None, ge=1, le=36_500)  # the settings may allow less
 
 
 class ReportBody(_Lenient):

@@ -29,7 +29,7 @@ from spawner.api.schemas import (
     read_body,
     read_query,
 )
-from spawner.context import current_caller, login_required, options, services
+from spawner.context import admit_launch, current_caller, login_required, options, services
 from spawner.errors import SessionNotFound
 from spawner.images.model import Build
 from spawner.names import SessionName
@@ -59,6 +59,7 @@ def launch() -> Response:
     """Launch a session; idempotent."""
     caller = current_caller()
     command = launch_command(read_body(request, LaunchBody), services().sessions.resource_classes(), options())
+    admit_launch(caller)
     session, is_new = services().sessions.launch(caller, command)
     return _server(session, status=201 if is_new else 200)
 

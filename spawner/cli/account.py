@@ -18,7 +18,6 @@ from spawner.cli.exits import CommandFailed, ExitCode
 from spawner.cli.printing import document, json_option, prose, table
 
 TOKENS = "/api/slipway/v1/tokens"
-OWN_TOKEN_DAYS = 90
 
 
 @click.command("login")
@@ -56,7 +55,7 @@ def _own(given: Connection) -> Connection:
     """Exchange a GitLab token for one of ours; a token of ours is a JWT already and stays."""
     if given.token.count(".") == 2:  # noqa: PLR2004 - header, claims, signature
         return given
-    body = {"name": f"command line on {socket.gethostname()}"[:100], "expires_in_days": OWN_TOKEN_DAYS}
+    body = {"name": f"command line on {socket.gethostname()}"[:100]}
     made = given.ask("POST", TOKENS, body=body)
     return Connection(url=given.url, token=str(made["token"]))
 
@@ -95,12 +94,13 @@ def list_tokens(*, as_json: bool, url: str | None, token_file: Path | None) -> N
 
 @token_command.command("create")
 @click.argument("name")
-@click.option("--days", type=click.IntRange(1, 365), default=OWN_TOKEN_DAYS, show_default=True)
+@click.option("--days", type=click.IntRange(min=1), help="How long it lives; 90, or the most that the service allows.")
 @json_option
 @connected
-def create_token(*, name: str, days: int, as_json: bool, url: str | None, token_file: Path | None) -> None:
+def create_token(*, name: str, days: int | None, as_json: bool, url: str | None, token_file: Path | None) -> None:
     """Make a token and print it: it is shown only now."""
-    made = connect(url, token_file).ask("POST", TOKENS, body={"name": name, "expires_in_days": days})
+    body = {"name": name, "expires_in_days": days}
+    made = connect(url, token_file).ask("POST", TOKENS, body=body)
     if as_json:
         document(made)
     else:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import click
 import requests
 
+from builder.oci import is_loopback
 from spawner import config, runtimes
 from spawner.cli.connection import read_token
 from spawner.cli.exits import CommandFailed, ExitCode
@@ -177,7 +178,7 @@ def _application(settings: Settings) -> Iterator[Finding]:
         "grant_type": "authorization_code",
         "code": "doctor",  # no such code: a known application is told so, an unknown one that it is unknown
         "client_id": forge.client_id,
-        "redirect_uri": f"{settings.http.public_url}{settings.http.prefix}/login/callback",
+        "redirect_uri": f"{settings.http.public_url}/login/callback",
         "code_verifier": "doctor",
     }
     if forge.client_secret_file is not None:
@@ -225,7 +226,7 @@ def _registries(settings: Settings) -> Iterator[Finding]:
     if not hosts:
         yield Finding(check="registry", verdict=Verdict.OK, message="GitLab's own, as each project names it")
     for host in hosts:
-        scheme = "http" if host in settings.registry.plain_hosts else "https"
+        scheme = "http" if is_loopback(host) else "https"
         answer = requests.get(f"{scheme}://{host}/v2/", timeout=_LOOK_SECONDS)
         is_registry = answer.status_code in {200, 401}
         yield Finding(

@@ -6,7 +6,6 @@ Must not know: the environment, files.
 """
 
 import json
-import re
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -36,13 +35,6 @@ class PatchStatus(IntEnum):
 
     OK = 200
     NO_CONTENT = 204
-
-
-class SharedOrigin(StrEnum):
-    """Whether sessions of one person may share an origin."""
-
-    REFUSED = "refused"
-    ACCEPTED = "accepted"
 
 
 class LogForm(StrEnum):
@@ -122,9 +114,7 @@ class HTTP(Group):
     """The web server."""
 
     public_url: str = "http://127.0.0.1:8000"
-    """The URL at which people reach the spawner, without a path; cookies are `__Host-` where it is https."""
-    prefix: str = ""
-    """Path put in front of every address, e.g. `/slipway`; empty for none."""
+    """The URL at which people reach the spawner, a host name of its own: no path; cookies are `__Host-` if https."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -142,16 +132,9 @@ class HTTP(Group):
             raise ValueError("give scheme, host and port alone, e.g. https://slipway.example.org")
         return url.rstrip("/")
 
-    @field_validator("prefix")
-    @classmethod
-    def _is_path(cls, prefix: str) -> str:
-        if prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", prefix.rstrip("/")):
-            raise ValueError("give a path such as /slipway, or nothing")
-        return prefix.rstrip("/")
-
 
 class Forge(Group):
-    """A GitLab. `SPAWNER_GITLAB__…` is the one called `default`; `SPAWNER_FORGES__<NAME>__…` names others."""
+    """The GitLab whose people sign in and whose projects are launched."""
 
     url: str = ""
     """Its URL, e.g. `https://gitlab.example.org`."""
@@ -181,9 +164,7 @@ class Registry(Group):
     """The registries images may come from."""
 
     allowed_hosts: Words = ()
-    """`host[:port]` of registries allowed besides each GitLab's own, separated by commas."""
-    plain_hosts: Words = ()
-    """`host[:port]` of registries spoken to over http, separated by commas; loopback needs no mention."""
+    """`host[:port]` of registries allowed besides GitLab's own, separated by commas; https, but for loopback."""
     timeout_seconds: Seconds = 10.0
     """How long one call may take, in seconds."""
 
@@ -247,8 +228,6 @@ class Images(Group):
     """How long an image may take to appear after its job succeeded, in seconds."""
     environment_max_age_days: Count = 30
     """Age in days from which a reused image is flagged; 0 for never."""
-    trust_tags: bool = False
-    """Use an image whose tag was moved outside CI; otherwise it is flagged and left."""
 
 
 class API(Group):
@@ -258,27 +237,14 @@ class API(Group):
     """What a successful PATCH answers: 200 with the session, or 204, as clients before 1.21 expect."""
 
 
-class Gateway(Group):
-    """The gateway in front of container sessions; the standalone runtime gives each session a port of its own."""
-
-    shared_origin: SharedOrigin = SharedOrigin.REFUSED
-    """`accepted` lets a person's sessions share one origin: each notebook's script can then read them all."""
-
-
 class Limits(Group):
     """What a single request or person may take."""
 
     body_bytes: Count = 1_000_000
     """Largest JSON body, in bytes."""
-    log_bytes: Count = 4_000_000
-    """Largest build log that is kept, in bytes; the middle of a longer one is left out."""
-    environment_image_bytes: Count = 4_000_000
-    """Largest environment image that is read, in bytes: a lock file, not wheels."""
-    control_file_bytes: Count = 4_000_000
-    """Largest file of a repository that is read to compute a key, in bytes."""
     launches_per_minute: Count = 60
-    """Launches of one person within a minute; 0 for no limit."""
-    token_days: Annotated[int, Field(ge=1)] = 365
+    """Launches of one person within any 60 seconds, then 429; 0 for no limit. Each web process counts its own."""
+    token_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Longest life of one of our own tokens, in days."""
     login_hours: Seconds = 24 * 7.0
     """Life of a browser's sign-in, in hours."""
@@ -327,9 +293,9 @@ class Standalone(Group):
     root: Path = Path("slipway-data")
     """Folder for environments, workspaces and records of processes."""
     host: str = "127.0.0.1"
-    """Address on which sessions listen."""
-    serves_people: str = "{name}.localhost"
-    """Host name of a session's own origin; `{name}` is the session's name."""
+    """Address on which sessions listen; people's browsers must reach it."""
+    serves_people: Annotated[str, Field(pattern=r"^\{name\}(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")] = "{name}.localhost"
+    """Host name of a session's own origin, `{name}` being the session's name; browsers must find it at `host`."""
 
 
 class Tasks(Group):

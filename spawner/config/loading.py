@@ -6,7 +6,6 @@ Must not know: who uses a value.
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,10 +34,9 @@ def load(**groups: Any) -> Settings:
 def refuse_unknown(environment: Mapping[str, str]) -> None:
     """Raise Misconfigured for a `SPAWNER_` name that is no setting, suggesting the nearest that is."""
     known = {name for name, *_ in fields()}
-    patterns = [re.compile(re.escape(name).replace("<NAME>", "[A-Z0-9-]+")) for name in known]
     for name in sorted(environment):
         upper = name.upper()
-        if not upper.startswith(PREFIX) or any(pattern.fullmatch(upper) for pattern in patterns):
+        if not upper.startswith(PREFIX) or upper in known:
             continue
         near = difflib.get_close_matches(upper, known, n=1)
         remedy = f"Did you mean {near[0]}?" if near else "docs/reference/configuration.md lists every setting."

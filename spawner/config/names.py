@@ -18,16 +18,15 @@ from spawner.config.settings import PREFIX, Settings
 def fields() -> Iterator[tuple[str, str, str, str]]:
     """Yield (name, default, description, type) of every setting."""
     for group_name, group_field in Settings.model_fields.items():
-        group, is_table = _group(group_field.annotation)
-        prefix = f"{PREFIX}{group_name.upper()}__" + ("<NAME>__" if is_table else "")
-        for name, field in group.model_fields.items():
+        prefix = f"{PREFIX}{group_name.upper()}__"
+        for name, field in _group(group_field.annotation).model_fields.items():
             yield f"{prefix}{name.upper()}", _shown(field.default), field.description or "", _type(field.annotation)
 
 
-def _group(annotation: Any) -> tuple[type[Group], bool]:
-    """Return the group that an annotation names, and whether it is a table of such groups by name."""
-    is_table = get_origin(annotation) is dict
-    return (get_args(annotation)[1] if is_table else annotation), is_table
+def _group(annotation: Any) -> type[Group]:
+    """Return the group that a field of `Settings` is annotated with."""
+    group: type[Group] = annotation
+    return group
 
 
 def _shown(default: object) -> str:
@@ -71,9 +70,7 @@ def reference() -> str:
     ]
     every = list(fields())
     for group_name, group_field in Settings.model_fields.items():
-        group, is_table = _group(group_field.annotation)
-        if is_table:
-            continue  # its fields are those of `gitlab`, whose text says so
+        group = _group(group_field.annotation)
         lines += ["", f"## {group_name}", "", " ".join((group.__doc__ or "").split()), "", *_HEAD]
         prefix = f"{PREFIX}{group_name.upper()}__"
         lines += [_line(name, *rest) for name, *rest in every if name.startswith(prefix)]

@@ -24,8 +24,8 @@ from spawner.users.oauth import OAuthClient, OAuthTokens
 from spawner.users.store import UserStore
 
 CODE_SECONDS = 60.0
-MAX_TOKEN_DAYS = 365
 USE_NOTED_SECONDS = 60.0  # a program that asks every second does not write every second
+_USUAL_TOKEN_DAYS = 90
 _MAX_NAME_LENGTH = 100
 _MAX_BEARER_LENGTH = 4096  # GitLab's longest, a job's JWT, stays below
 _MAX_RETURN_LENGTH = 2048
@@ -43,6 +43,7 @@ class UserRules:
     forge_url: str
     other_application_ids: frozenset[str] = frozenset()
     login_seconds: float = 14 * 86400.0
+    token_days: int = 365  # of the longest of our own tokens
     refresh_early_seconds: float = 600.0
     refused_bearers_per_minute: int = 20
 
@@ -274,8 +275,18 @@ class UserService:
 
     # ---------------------------------------------------------------- our own tokens
 
-    def issue_token(self, caller: Caller, *, name: str, lifetime_days: int) -> tuple[OwnToken, str]:
-        """Make a token of ours; the text is returned once and kept nowhere.
+    @property
+    def longest_token_days(self) -> int:
+        """How long a token of ours may live, in days."""
+        return self._rules.token_days
+
+    @property
+    def usual_token_days(self) -> int:
+        """How long a token of ours lives when nobody says, in days."""
+        return min(_USUAL_TOKEN_DAYS, self._rules.token_days)
+
+    def issue_token(self, caller: Caller, *, name: str, lifetime_days: int | None) -> tuple[OwnToken, str]:
+        """Make a token of ours, of the usual life for None; the text is returned once and kept nowhere.
 
         Only a signed-in browser, or a bearer with the scope `api`, makes tokens: a token acts with the person's whole
         grant, and nobody gets more than they hold. Raises Forbidden or InvalidInput.
@@ -285,15 +296,16 @@ class UserService:
         name = " ".join(name.split())
         if not name or len(name) > _MAX_NAME_LENGTH or not name.isprintable():
             raise InvalidInput(f"A token's name has 1 to {_MAX_NAME_LENGTH} characters.", detail="name")
-        if not 1 <= lifetime_days <= MAX_TOKEN_DAYS:
-            raise InvalidInput(f"A token lives 1 to {MAX_TOKEN_DAYS} days.", detail="lifetime_days")
+        days = self.usual_token_days if lifetime_days is None else lifetime_days
+        if not 1 <= days <= self.longest_token_days:
+            raise InvalidInput(f"A token lives 1 to {self.longest_token_days} days.", detail="lifetime_days")
         now = self._clock.now()
         token = OwnToken(
             id=secrets.token_urlsafe(16),
             user_id=caller.user.id,
             name=name,
             created_at=now,
-            expires_at=now + timedelta(days=lifetime_days),
+            expires_at=now + timedelta(days=days),
         )
         self._store.put_token(token)
         claims = {"sub": token.user_id, "jti": token.id, "iat": _seconds(now), "exp": _seconds(token.expires_at)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from spawner.context import current_caller, login_required, options, services
+from spawner.context import admit_launch, current_caller, login_required, options, services
 from spawner.errors import RevisionNotFound
 from spawner.names import is_full_sha
 from spawner.ports import AccessLevel
@@ -92,6 +92,7 @@ def _launch(caller: Caller, link: Link) -> BaseResponse:
     )
     place = link.place
     command = LaunchCommand(project=place.project.path, sha=place.commit.sha, branch=place.branch, request=wanted)
+    admit_launch(caller)
     session, _is_new = services().sessions.launch(caller, command)
     return redirect(url_for("web.session", name=session.name), code=303)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from spawner.context import current_caller, login_required, services
+from spawner.context import admit_launch, current_caller, login_required, services
 from spawner.errors import SessionNotFound, SpawnerError, foreign
 from spawner.images.log import failing_lines
 from spawner.images.model import BuildPolicy, FallbackPolicy
@@ -126,6 +126,7 @@ def retry(name: str) -> BaseResponse:
     with suppress(ValueError):
         wanted = replace(wanted, build=BuildPolicy(request.form.get("build", "")))
     command = LaunchCommand(project=session.project_path, sha=session.sha, branch=session.branch, request=wanted)
+    admit_launch(caller)
     again, _is_new = services().sessions.launch(caller, command)
     return _back(again.name)
 

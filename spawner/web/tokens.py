@@ -11,8 +11,6 @@ from spawner.context import current_caller, login_required, services
 from spawner.errors import InvalidInput
 from spawner.users.model import OwnToken
 
-DEFAULT_DAYS = 90
-
 
 def index() -> str:
     """Show the person's tokens."""
@@ -40,9 +38,15 @@ def revoke(token_id: str) -> BaseResponse:
 
 
 def _page(*, made: OwnToken | None = None, text: str = "", error: InvalidInput | None = None) -> str:
-    tokens = services().users.tokens(current_caller())
+    users = services().users
     return render_template(
-        "tokens/index.html", tokens=tokens, made=made, text=text, error=error, default_days=DEFAULT_DAYS
+        "tokens/index.html",
+        tokens=users.tokens(current_caller()),
+        made=made,
+        text=text,
+        error=error,
+        default_days=users.usual_token_days,
+        longest_days=users.longest_token_days,
     )
 
 

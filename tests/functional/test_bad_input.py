@@ -94,7 +94,6 @@ def world(folder: Folder, standalone_root: Path) -> Iterator[World]:
                 "IMAGES__REGISTRY_BUDGET_SECONDS": "3",
                 "REGISTRY__ALLOWED_HOSTS": closed,
                 "REGISTRY__TIMEOUT_SECONDS": "2",
-                "LIMITS__LAUNCHES_PER_MINUTE": "0",
             },
         )
         try:

@@ -44,7 +44,6 @@ def _settings(stand_in: StandIn, lesser: str) -> dict[str, str]:
         "IMAGES__PUSH_LAG_SECONDS": "8",
         "IMAGES__DEFAULT_ENVIRONMENT": f"{stand_in.registry_url.partition('://')[2]}/{lesser}",
         "IMAGES__REGISTRY_BUDGET_SECONDS": "5",
-        "LIMITS__LAUNCHES_PER_MINUTE": "0",
     }
 
 

@@ -390,6 +390,17 @@ def test_tokens_page(world: World, browser: FlaskClient) -> None:
     assert program.get("/notebooks/servers", headers=headers).status_code == 401
 
 
+def test_launch_links_have_a_pace(world: World) -> None:
+    """One launch too many by link is a page that says so and when to come back."""
+    options = replace(world.app.extensions["slipway"].options, launches_per_minute=1)
+    client = PublicClient(create_app(world.services, options), world.app.response_class)
+    sign_in(client, "ada")
+    first, second = (client.get("/launch/grp/proj", headers=HTML) for _ in range(2))
+    assert (first.status_code, second.status_code) == (303, 429)
+    assert "launched 1 times within a minute" in second.text
+    assert second.headers["Retry-After"]
+
+
 @pytest.mark.parametrize(
     "form", [{"name": "", "days": "7"}, {"name": "x", "days": "soon"}, {"name": "x", "days": "9999"}]
 )

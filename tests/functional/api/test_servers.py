@@ -54,6 +54,23 @@ def test_launch_is_idempotent(ada: FlaskClient, prefix: str) -> None:
     assert second.json["annotations"]["renku.io/resourceClassId"] == "1"
 
 
+def test_launches_have_a_pace(world: World, ada: FlaskClient) -> None:
+    """One launch too many within a minute is 429 with a sentence and a time; another person is let in."""
+    options = replace(world.app.extensions["slipway"].options, launches_per_minute=2)
+    client = create_app(world.services, options).test_client()
+
+    def post(who: str) -> Any:
+        return client.post("/notebooks/servers", json=BODY, headers={"Authorization": f"Bearer token-{who}"})
+
+    assert [post("ada").status_code for _ in range(2)] == [201, 200]
+    refused = post("ada")
+    assert (refused.status_code, refused.json["error"]["code"]) == (429, 1429)
+    assert "launched 2 times within a minute" in refused.json["error"]["message"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert post("bob").status_code == 404  # not Bob's project, and not Bob's pace
+    assert ada.get("/notebooks/servers").status_code == 200
+
+
 def test_name_vector(world: World) -> None:
     """The name of a session is the reference's, byte for byte."""
     world.add_person("a.b@c")

@@ -1,7 +1,7 @@
 """Loading the settings.
 
-Covered: values of the environment and of callers, unknown names, values that do not fit, tables of forges, lists,
-what does not go together, and that no error repeats a value. Left out: what the values do.
+Covered: values of the environment and of callers, unknown names, values that do not fit, lists, what does not go
+together, and that no error repeats a value. Left out: what the values do.
 """
 
 import pytest
@@ -28,8 +28,8 @@ def test_defaults() -> None:
         settings.images.build_job,
         settings.images.environment_max_age_days,
         settings.api.patch_status.value,
-        settings.forge_table(),
-    ) == (120.0, 7.0, "image_build", 30, 200, {})
+        settings.limits.launches_per_minute,
+    ) == (120.0, 7.0, "image_build", 30, 200, 60)
     first = settings.resources.classes[0]
     assert (len(settings.resources.classes), first.id, first.cpu_cores, first.memory_gigabytes) == (1, 1, 1.0, 2.0)
 
@@ -37,12 +37,9 @@ def test_defaults() -> None:
 VALUES = [
     ("SPAWNER_API__PATCH_STATUS", "204", lambda each: each.api.patch_status.value, 204),
     ("SPAWNER_IMAGES__FALLBACK", "ancestor", lambda each: each.images.fallback.value, "ancestor"),
-    ("SPAWNER_IMAGES__TRUST_TAGS", "true", lambda each: each.images.trust_tags, True),
     ("SPAWNER_REGISTRY__ALLOWED_HOSTS", "a:5000, b", lambda each: each.registry.allowed_hosts, ("a:5000", "b")),
     ("SPAWNER_HTTP__PUBLIC_URL", "https://s.example.org/", lambda each: each.http.public_url, "https://s.example.org"),
-    ("SPAWNER_HTTP__PREFIX", "/slipway/", lambda each: each.http.prefix, "/slipway"),
-    ("SPAWNER_GITLAB__URL", "https://g/", lambda each: each.forge_table()["default"].url, "https://g"),
-    ("SPAWNER_FORGES__SECOND__URL", "https://h", lambda each: each.forge_table()["second"].url, "https://h"),
+    ("SPAWNER_GITLAB__URL", "https://g/", lambda each: each.gitlab.url, "https://g"),
     ("spawner_tasks__threads", "3", lambda each: each.tasks.threads, 3),
     ("SPAWNER_RESOURCES__CLASSES", '[{"id": 4, "name": "big"}]', lambda each: each.resources.classes[0].id, 4),
     ("SPAWNER_SECRETS__KEY_FILE", "/run/key", lambda each: str(each.secrets.key_file), "/run/key"),
@@ -70,7 +67,7 @@ UNKNOWN = [
     ("SPAWNER_IMAGES_BUILD_JOB", "SPAWNER_IMAGES__BUILD_JOB"),
     ("SPAWNER_DATABASE_URL", "SPAWNER_DATABASE__URL"),
     ("spawner_gitlab__clientid", "SPAWNER_GITLAB__CLIENT_ID"),
-    ("SPAWNER_FORGES__OTHER__CLIENT_IDS", "SPAWNER_FORGES__<NAME>__CLIENT_ID"),
+    ("SPAWNER_GITLAB__CLIENT_IDS", "SPAWNER_GITLAB__CLIENT_ID"),
     ("SPAWNER_DATABASE", "SPAWNER_DATABASE__URL"),
     ("SPAWNER_GITLAB__CLIENT_SECRET", "SPAWNER_GITLAB__CLIENT_SECRET_FILE"),
 ]
@@ -90,13 +87,11 @@ MISFITS = [
     ({"SPAWNER_DATABASE__URL": "postgresql://a:canary@h/d"}, "SPAWNER_DATABASE__PASSWORD_FILE"),
     ({"SPAWNER_REDIS__URL": "redis://:canary@h"}, "SPAWNER_REDIS__PASSWORD_FILE"),
     ({"SPAWNER_HTTP__PUBLIC_URL": "https://h/canary"}, "SPAWNER_HTTP__PUBLIC_URL"),
-    ({"SPAWNER_HTTP__PREFIX": "canary"}, "SPAWNER_HTTP__PREFIX"),
+    ({"SPAWNER_STANDALONE__SERVES_PEOPLE": "canary.example.org"}, "SPAWNER_STANDALONE__SERVES_PEOPLE"),
     ({"SPAWNER_GITLAB__URL": "https://canary@h"}, "SPAWNER_GITLAB__URL"),
     ({"SPAWNER_SESSIONS__START_BUDGET_SECONDS": "0"}, "SPAWNER_SESSIONS__START_BUDGET_SECONDS"),
     ({"SPAWNER_SESSIONS__INSTANCE": "Canary_"}, "SPAWNER_SESSIONS__INSTANCE"),
     ({"SPAWNER_TASKS__DISPATCHER": "celery"}, "SPAWNER_REDIS__URL"),
-    ({"SPAWNER_FORGES__SECOND__CLIENT_ID": "canary"}, "SPAWNER_FORGES__SECOND__URL"),
-    ({"SPAWNER_FORGES__DEFAULT__URL": "https://h"}, "SPAWNER_GITLAB__"),
     ({"SPAWNER_RESOURCES__CLASSES": "[]"}, "SPAWNER_RESOURCES__CLASSES"),
     ({"SPAWNER_RESOURCES__CLASSES": '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]'}, "an id of its own"),
 ]
@@ -128,8 +123,6 @@ def test_reference_names_everything() -> None:
     page = config.reference()
     lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     for group_name, group in config.Settings.model_fields.items():
-        if group_name == "forges":
-            continue
         assert group.annotation is not None
         for name in group.annotation.model_fields:
             line = lines[f"SPAWNER_{group_name.upper()}__{name.upper()}"]

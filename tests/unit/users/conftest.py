@@ -173,7 +173,9 @@ class World:
     oauth: MemoryOAuth
     keys: list[bytes] = field(default_factory=lambda: [b"first key"])
 
-    def service(self, *, keys: Sequence[bytes] | None = None, with_oauth: bool = True) -> UserService:
+    def service(
+        self, *, keys: Sequence[bytes] | None = None, with_oauth: bool = True, token_days: int = 365
+    ) -> UserService:
         return UserService(
             store=self.store,
             forge=cast("Forge", self.forge),
@@ -185,6 +187,7 @@ class World:
                 forge_url="https://gitlab.example",
                 other_application_ids=frozenset({"listed"}),
                 refused_bearers_per_minute=3,
+                token_days=token_days,
             ),
         )
 

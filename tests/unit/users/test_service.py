@@ -340,6 +340,18 @@ def test_a_token_has_a_name_and_an_end(world: "World", name: str, days: int) -> 
         service.issue_token(Caller(user=user, login_id=login.id), name=name, lifetime_days=days)
 
 
+@pytest.mark.parametrize(("most", "asked", "lives"), [(365, None, 90), (30, None, 30), (30, 30, 30), (400, 400, 400)])
+def test_a_token_lives_as_long_as_the_settings_let_it(world: "World", most: int, asked: int | None, lives: int) -> None:
+    """Unasked it is 90 days or the most there is; one day more than the most is refused in a sentence."""
+    service = world.service(token_days=most)
+    user, login = signed_in(service)
+    caller = Caller(user=user, login_id=login.id)
+    token, _ = service.issue_token(caller, name="x", lifetime_days=asked)
+    assert (token.expires_at - token.created_at).days == lives
+    with pytest.raises(InvalidInput, match=f"1 to {most} days"):
+        service.issue_token(caller, name="x", lifetime_days=most + 1)
+
+
 def test_nobody_revokes_anothers_token(world: "World") -> None:
     """Another person's token is one that does not exist."""
     service = world.service()

@@ -1,0 +1,54 @@
+"""Settings to services: what a setting says is what the service or the edge is told.
+
+Covered: settings that go through wiring alone. Left out: serving with them (the functional suites), the adapters.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spawner import config
+from spawner.wiring import Wired, wire
+
+
+@pytest.fixture
+def wired(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    """The services of the least settings and those of the test; nothing is started, nobody is asked."""
+    (tmp_path / "keys").write_text("0123456789abcdefghijklmnopqrstuvwxyz-unit\n")
+    monkeypatch.setenv("SPAWNER_DATABASE__URL", f"sqlite:///{tmp_path}/slipway.db")
+    monkeypatch.setenv("SPAWNER_GITLAB__URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SPAWNER_GITLAB__CLIENT_ID", "an-application")
+    monkeypatch.setenv("SPAWNER_SECRETS__KEY_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("SPAWNER_STANDALONE__ROOT", str(tmp_path / "standalone"))
+    for name, value in request.param.items():
+        monkeypatch.setenv(f"SPAWNER_{name}", value)
+    made = wire(config.load())
+    yield made
+    made.engine.dispose()
+
+
+def _sign_in_url(wired: Wired) -> str:
+    return wired.services.users.begin_sign_in(redirect_uri="http://s/login/callback", return_to="/")[0]
+
+
+def _host_suffix(wired: Wired) -> str:
+    runtime: Any = wired.services.sessions._runtimes["standalone"]
+    return str(runtime.public_host_suffix)
+
+
+@pytest.mark.parametrize(
+    ("wired", "read", "expected"),
+    [
+        ({}, lambda each: each.edge.launches_per_minute, 60),
+        ({"LIMITS__LAUNCHES_PER_MINUTE": "7"}, lambda each: each.edge.launches_per_minute, 7),
+        ({"LIMITS__TOKEN_DAYS": "14"}, lambda each: each.services.users.longest_token_days, 14),
+        ({}, _host_suffix, "localhost"),
+        ({"STANDALONE__SERVES_PEOPLE": "{name}.sessions.example.org"}, _host_suffix, "sessions.example.org"),
+    ],
+    ids=["pace", "another pace", "token days", "sessions' host", "another host"],
+    indirect=["wired"],
+)
+def test_a_setting_arrives(wired: Wired, read: Any, expected: object) -> None:
+    """What is set is what the part that acts on it has been told."""
+    assert read(wired) == expected
