@@ -2,7 +2,8 @@
 
 Promises: every change of a job brings its pipeline up to date in the same transaction, releases its resource group,
 retries what is to be retried and starts or skips what waited for it. Each change is announced once, after it is
-kept.
+kept. A finished job never changes its state; whether a step may be taken is decided on the job as it is by then, not
+as its caller saw it.
 Must not know: HTTP, runners' requests.
 """
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 _HOLDS_RESOURCE = frozenset({Status.PENDING, Status.RUNNING, Status.PREPARING, Status.CANCELING})
 _CANCELABLE = ALIVE | {Status.SCHEDULED, Status.MANUAL}
-_BLOCKED = frozenset({Status.MANUAL, Status.SCHEDULED})
+_PLAYABLE = frozenset({Status.MANUAL, Status.SCHEDULED})
+_RETRYABLE = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELED})
+
+
+class WrongStateError(Exception):
+    """A job is in a state in which it cannot be played or retried."""
 
 
 def latest_jobs(instance: Instance, pipeline_id: int) -> list[Job]:
@@ -33,11 +39,11 @@ def latest_jobs(instance: Instance, pipeline_id: int) -> list[Job]:
 def move(
     instance: Instance, job: Job, status: Status, *, reason: str | None = None, exit_code: int | None = None
 ) -> Job:
-    """Put a job in a state, with everything that follows; a job that is there already stays as it is."""
+    """Put a job in a state, with everything that follows; one that is there, or has finished, stays as it is."""
     with instance.store as store:
-        present = store.get(Job, job.id) or job
-        if present.status is status:
-            return present
+        present = store.get(Job, job.id)
+        if present is None or present.status is status or present.status in FINISHED:
+            return present or job
         moved = store.put(_stamped(present, status, reason, exit_code))
         events.job_changed(instance, moved)
         if status is Status.FAILED:
@@ -77,18 +83,28 @@ def enqueue(instance: Instance, job: Job) -> Job:
 
 
 def play(instance: Instance, job: Job, user: User, variables: tuple[tuple[str, str], ...]) -> Job:
-    """Start a manual or delayed job for a person."""
+    """Start a manual or delayed job for a person; raises WrongStateError for any other."""
     with instance.store as store:
-        started = store.change(job, user_id=user.id, variables=job.variables + variables, scheduled_at=None)
+        present = store.get(Job, job.id)
+        if present is None or present.status not in _PLAYABLE:
+            raise WrongStateError
+        started = store.change(present, user_id=user.id, variables=present.variables + variables, scheduled_at=None)
         queued = enqueue(instance, started)
         advance(instance, job.pipeline_id)
         return queued
 
 
 def retry(instance: Instance, job: Job, user_id: int, *, by_itself: bool = False) -> Job:
-    """Make a new job of the same name, with a new id; what was skipped because of the old one waits for it again."""
+    """Make a new job of the same name, with a new id; what was skipped because of the old one waits for it again.
+
+    Raises:
+        WrongStateError: it has not finished, or was retried before.
+    """
     with instance.store as store:
-        store.change(job, retried=True)
+        present = store.get(Job, job.id)
+        if present is None or present.status not in _RETRYABLE or present.retried:
+            raise WrongStateError
+        store.change(present, retried=True)
         moment = now()
         fresh = store.put(
             replace(
@@ -145,16 +161,22 @@ def cancel_redundant(instance: Instance, pipeline: Pipeline) -> None:
 
 def tick(instance: Instance) -> None:
     """Do what time brings: delayed jobs start, long ones and stuck ones end."""
+    for seen in instance.store.all(Job, lambda row: row.status not in FINISHED and not row.external):
+        with instance.store as store:
+            job = store.get(Job, seen.id)
+            if job is not None:
+                _keep_time(instance, job)
+
+
+def _keep_time(instance: Instance, job: Job) -> None:
     moment, stuck_after = now(), timedelta(seconds=instance.limits.stuck_seconds)
-    for job in instance.store.all(Job, lambda row: row.status not in FINISHED and not row.external):
-        if job.status is Status.SCHEDULED and job.scheduled_at and job.scheduled_at <= moment:
-            with instance.store:
-                enqueue(instance, job)
-                advance(instance, job.pipeline_id)
-        elif job.status is Status.RUNNING and job.started_at:
-            _end_running(instance, job)
-        elif job.status is Status.PENDING and job.queued_at and moment - job.queued_at > stuck_after:
-            move(instance, job, Status.FAILED, reason="stuck_or_timeout_failure")
+    if job.status is Status.SCHEDULED and job.scheduled_at and job.scheduled_at <= moment:
+        enqueue(instance, job)
+        advance(instance, job.pipeline_id)
+    elif job.status is Status.RUNNING and job.started_at:
+        _end_running(instance, job)
+    elif job.status is Status.PENDING and job.queued_at and moment - job.queued_at > stuck_after:
+        move(instance, job, Status.FAILED, reason="stuck_or_timeout_failure")
 
 
 def _end_running(instance: Instance, job: Job) -> None:

@@ -103,12 +103,14 @@ def report(job: int) -> flask.Response:
     if not _trace_is_whole(instance, found):
         return flask.Response(status=412, headers=headers)
     if state == "success":
-        lifecycle.move(instance, found, Status.SUCCESS)
+        moved = lifecycle.move(instance, found, Status.SUCCESS)
     elif state == "failed":
         reason = web.text("failure_reason") or "unknown_failure"
-        lifecycle.move(instance, found, Status.FAILED, reason=reason, exit_code=web.whole("exit_code"))
+        moved = lifecycle.move(instance, found, Status.FAILED, reason=reason, exit_code=web.whole("exit_code"))
     else:
         web.invalid("state does not have a valid value")
+    if moved.status != state:  # It was cancelled, or came to its deadline, since this request began.
+        raise _not_running(moved)
     return web.answer("200", 200, headers)
 
 
@@ -197,8 +199,12 @@ def _running(identifier: int) -> Job:
     """Return a job that still runs; its runner is told to stop when it does not."""
     job = _with_token(identifier)
     if job.status in FINISHED:
-        raise web.APIError(403, {"message": "403 Forbidden - Job is not running"}, _job_headers(job))
+        raise _not_running(job)
     return job
+
+
+def _not_running(job: Job) -> web.APIError:
+    return web.APIError(403, {"message": "403 Forbidden - Job is not running"}, _job_headers(job))
 
 
 def _job_headers(job: Job) -> dict[str, str]:

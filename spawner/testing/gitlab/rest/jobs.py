@@ -13,8 +13,7 @@ from spawner.testing.gitlab.rest import paging, pipelines, shapes
 
 blueprint = flask.Blueprint("jobs", __name__)
 
-_PLAYABLE = frozenset({Status.MANUAL, Status.SCHEDULED})
-_RETRYABLE = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELED})
+_NOT_RETRYABLE = "403 Forbidden - Job is not retryable"
 
 
 @blueprint.get("/job")
@@ -58,11 +57,13 @@ def play(project: str, job: int) -> flask.Response:
     """Start a manual or delayed job."""
     owner, found = _job(project, job, at_least=Level.DEVELOPER)
     _check_ref(owner, found)
-    if found.status not in _PLAYABLE:
-        web.bad_request("400 Bad request - Unplayable Job")
     rows = web.parameters().get("job_variables_attributes") or []
     given = tuple((str(row["key"]), str(row.get("value") or "")) for row in rows)
-    return web.answer(_shape(lifecycle.play(web.here(), found, web.caller(), given)))
+    try:
+        played = lifecycle.play(web.here(), found, web.caller(), given)
+    except lifecycle.WrongStateError:
+        web.bad_request("400 Bad request - Unplayable Job")
+    return web.answer(_shape(played))
 
 
 @blueprint.post("/projects/<key:project>/jobs/<int:job>/retry")
@@ -70,9 +71,13 @@ def retry(project: str, job: int) -> flask.Response:
     """Make a new job of the same name."""
     owner, found = _job(project, job, at_least=Level.DEVELOPER)
     _check_ref(owner, found)
-    if found.status not in _RETRYABLE or found.retried or owner.archived:
-        web.forbidden("403 Forbidden - Job is not retryable")
-    return web.answer(_shape(lifecycle.retry(web.here(), found, web.caller().id)), 201)
+    if owner.archived:
+        web.forbidden(_NOT_RETRYABLE)
+    try:
+        fresh = lifecycle.retry(web.here(), found, web.caller().id)
+    except lifecycle.WrongStateError:
+        web.forbidden(_NOT_RETRYABLE)
+    return web.answer(_shape(fresh), 201)
 
 
 @blueprint.post("/projects/<key:project>/jobs/<int:job>/cancel")

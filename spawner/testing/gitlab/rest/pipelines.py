@@ -209,8 +209,11 @@ def set_status(project: str, sha: str) -> flask.Response:
     user = web.caller()
     with web.here().store as store:
         pipeline = _pipeline_of_status(found, commit.id, user)
-        job = store.first(Job, lambda row: row.pipeline_id == pipeline.id and row.name == name and row.external)
-        if job is None:
+        named = store.all(Job, lambda row: row.pipeline_id == pipeline.id and row.name == name and row.external)
+        job = next((row for row in named if row.status not in FINISHED), None)
+        if job is None:  # The first of its name, or one more after the last has finished, which it replaces.
+            for row in named:
+                store.change(row, retried=True)
             job = store.put(_external(pipeline, name, store.next_id(Job), user))
         elif job.status.value == state:
             web.bad_request(f"Cannot transition status via :{_verb(state)} from :{state}")

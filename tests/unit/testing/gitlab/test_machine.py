@@ -1,11 +1,13 @@
 """The rules by which jobs and pipelines move.
 
-Covered: the status of many jobs, what a created job becomes, automatic retries by reason, auto-cancel.
+Covered: the status of many jobs, what a created job becomes, automatic retries by reason, auto-cancel, what
+people and time may not do to a finished job.
 Left out: what a server adds (the forge contract).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,12 @@ import pytest
 from spawner.testing.gitlab.ci import lifecycle
 from spawner.testing.gitlab.ci.machine import composite, next_status
 from spawner.testing.gitlab.records import Job, Pipeline, Status
+from spawner.testing.gitlab.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from spawner.testing.gitlab.instance import Instance
     from spawner.testing.gitlab.records import Project, User
 
@@ -209,3 +215,64 @@ def test_retried_job_wakes_what_was_skipped(instance: Instance, project: Project
     started = instance.store.get(Job, later.id)
     assert started
     assert started.status is Status.PENDING
+
+
+@pytest.mark.parametrize("finished", ["canceled", "failed", "success"])
+@pytest.mark.parametrize("wanted", ["success", "failed", "canceled", "running"])
+def test_finished_job_stays_finished(
+    instance: Instance, project: Project, ada: User, finished: str, wanted: str
+) -> None:
+    """Who saw a job running moves it no more once it has finished."""
+    seen = _kept(instance, project, ada, retry_max=2)
+    ended = lifecycle.move(instance, _kept(instance, project, ada), Status(finished))
+    moved = lifecycle.move(instance, replace(seen, id=ended.id), Status(wanted), reason="job_execution_timeout")
+    assert moved == ended
+    assert instance.store.all(Job, lambda row: row.pipeline_id == ended.pipeline_id) == [ended]
+
+
+class _Interrupted(Store):
+    """A store in which something else happens right after the first look at all jobs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.between: list[Callable[[], object]] = []
+
+    def all(self, kind: Any, where: Any = None) -> list[Any]:
+        rows = super().all(kind, where)
+        while self.between:
+            self.between.pop()()
+        return rows
+
+
+@pytest.mark.parametrize(
+    ("fields", "meanwhile"),
+    [
+        ({"status": Status.SCHEDULED, "scheduled_at": _MOMENT}, Status.CANCELED),
+        ({"status": Status.RUNNING, "started_at": _MOMENT}, Status.SUCCESS),
+        ({"status": Status.PENDING, "queued_at": _MOMENT}, Status.CANCELED),
+    ],
+)
+def test_time_does_not_move_what_has_finished(
+    instance: Instance, project: Project, ada: User, tmp_path: Path, fields: Any, meanwhile: Status
+) -> None:
+    """A job that ends while time is being kept is neither started nor failed."""
+    store = _Interrupted(tmp_path / "interrupted.sqlite3")
+    instance = replace(instance, store=store)
+    job = _kept(instance, project, ada, **fields)
+    store.between = [lambda: lifecycle.move(instance, job, meanwhile)]
+    lifecycle.tick(instance)
+    assert [row.status for row in store.all(Job)] == [meanwhile]
+    store.close()
+
+
+def test_what_was_retried_or_played_is_not_again(instance: Instance, project: Project, ada: User) -> None:
+    """Two people who see the same failed or manual job make one new job, and start it once."""
+    failed = lifecycle.move(instance, _kept(instance, project, ada), Status.FAILED, reason="script_failure")
+    lifecycle.retry(instance, failed, ada.id)
+    with pytest.raises(lifecycle.WrongStateError):
+        lifecycle.retry(instance, failed, ada.id)
+    assert len(lifecycle.latest_jobs(instance, failed.pipeline_id)) == 1
+    manual = _kept(instance, project, ada, status=Status.MANUAL)
+    lifecycle.play(instance, manual, ada, ())
+    with pytest.raises(lifecycle.WrongStateError):
+        lifecycle.play(instance, manual, ada, ())
