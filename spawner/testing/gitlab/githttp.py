@@ -9,9 +9,9 @@ Must not know: pipelines and hooks; it records pushes.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import subprocess
 import threading
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, NoReturn
 
 import flask
@@ -31,7 +31,7 @@ from spawner.testing.gitlab.access import (
     parse_basic,
 )
 from spawner.testing.gitlab.records import Level, Project, Visibility
-from spawner.testing.gitlab.repository import environment, push_environment
+from spawner.testing.gitlab.repository import environment, push_environment, taken_changes
 from spawner.testing.gitlab.web import here
 
 if TYPE_CHECKING:
@@ -46,15 +46,6 @@ _BACKEND_SECONDS = 600
 _SERVICES = frozenset({"git-upload-pack", "git-receive-pack"})
 _MISSING = "The project you were looking for could not be found or you don't have permission to view it."
 _DENIED = "HTTP Basic: Access denied. If a password was provided for Git authentication, the password was incorrect or you're required to use a token instead of a password."  # noqa: E501 - GitLab's sentence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """One line of a push: a ref and what it was and becomes."""
-
-    before: str
-    after: str
-    ref: str
 
 
 @blueprint.get("/<path:path>.git/info/refs")
@@ -81,22 +72,17 @@ def receive_pack(path: str) -> flask.Response:
     user = actor.user
     if user is None:
         _deny()
-    head, commands, options = _read_commands()
-    refused = [command.ref for command in commands if not protection.may_push(here(), project, user, command.ref)]
-    guarded = [command.ref for command in commands if protection.is_guarded(here(), project, command.ref)]
+    head, refs, options = _read_commands()
+    refused = [ref for ref in refs if not protection.may_push(here(), project, user, ref)]
+    guarded = [ref for ref in refs if protection.is_guarded(here(), project, ref)]
     repository = here().repository(project)
-    before = repository.refs()
-    extra = dict(push_environment(refused=refused, protected=guarded))
+    repository.put_hooks()  # a repository of an earlier version has fewer
+    taken = repository.path / f"taken-{secrets.token_hex(8)}"
+    extra = dict(push_environment(refused=refused, protected=guarded, taken=taken))
     instance = here()
 
     def finished() -> None:
-        after = repository.refs()
-        done = [
-            (command.ref, before.get(command.ref, "0" * 40), after.get(command.ref, "0" * 40))
-            for command in commands
-            if before.get(command.ref) != after.get(command.ref)
-        ]
-        pushes.record(instance, project, user, done, options)
+        pushes.record(instance, project, user, taken_changes(taken), options)
 
     return _backend(repository, "/git-receive-pack", head, extra, finished)
 
@@ -175,23 +161,23 @@ def _words(sentence: str, status: int) -> flask.Response:
     return flask.Response(sentence + "\n", status=status, mimetype="text/plain")
 
 
-def _read_commands() -> tuple[bytes, list[Command], tuple[str, ...]]:
-    """Read a push's commands and options off the body; return the bytes read too."""
+def _read_commands() -> tuple[bytes, list[str], tuple[str, ...]]:
+    """Read a push's refs and options off the body; return the bytes read too."""
     if flask.request.headers.get("Content-Encoding"):
         return b"", [], ()
     read = bytearray()
-    commands: list[Command] = []
+    refs: list[str] = []
     wants_options = False
     while (line := _packet(read)) is not None:
         words, _, capabilities = line.partition(b"\0")
         wants_options = wants_options or b"push-options" in capabilities.split()
         parts = words.decode(errors="replace").strip().split(" ", 2)
         if len(parts) == 3:  # noqa: PLR2004 - old, new and ref
-            commands.append(Command(before=parts[0], after=parts[1], ref=parts[2]))
+            refs.append(parts[2])
     options: list[str] = []
-    while wants_options and commands and (line := _packet(read)) is not None:
+    while wants_options and refs and (line := _packet(read)) is not None:
         options.append(line.decode(errors="replace").strip())
-    return bytes(read), commands, tuple(options)
+    return bytes(read), refs, tuple(options)
 
 
 def _packet(read: bytearray) -> bytes | None:

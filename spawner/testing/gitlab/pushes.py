@@ -58,21 +58,21 @@ def record(
             )
 
 
-def settle(instance: Instance) -> None:
-    """Follow up every recorded push that is due: send hooks, make the pipeline, forget the push."""
-    for push in instance.store.all(Push):
-        project = instance.store.get(Project, push.project_id)
-        user = instance.store.get(User, push.user_id)
-        if project is None or user is None:
-            instance.store.drop(push)
-            continue
-        if not push.announced:
+def settle(instance: Instance, push: Push) -> None:
+    """Follow up a recorded push, if it is due: send hooks, make the pipeline, forget the push."""
+    project = instance.store.get(Project, push.project_id)
+    user = instance.store.get(User, push.user_id)
+    if project is None or user is None:
+        instance.store.drop(push)
+        return
+    if not push.announced:
+        with instance.store as store:
             events.pushed(instance, project, user, push)
-            push = instance.store.change(push, announced=True)  # noqa: PLW2901 - the same push, one step on
-        if push.after == ZERO_SHA:
-            instance.store.drop(push)
-        elif not _is_late(instance, project, push):
-            _make_pipeline(instance, project, user, push)
+            push = store.change(push, announced=True)
+    if push.after == ZERO_SHA:
+        instance.store.drop(push)
+    elif not _is_late(instance, project, push):
+        _make_pipeline(instance, project, user, push)
 
 
 def _is_late(instance: Instance, project: Project, push: Push) -> bool:

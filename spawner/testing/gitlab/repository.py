@@ -7,6 +7,7 @@ Must not know: users, projects, HTTP.
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -38,6 +39,11 @@ while read -r old new ref; do
       fi ;;
   esac
 done
+"""
+
+# What Git took of a push, told by Git itself: of two pushes at once each learns its own.
+_POST_RECEIVE = """#!/bin/sh
+[ -z "$STAND_IN_TAKEN" ] || cat > "$STAND_IN_TAKEN"
 """
 
 _CONFIG = {
@@ -109,10 +115,18 @@ class Repository:
         self._run("init", "--quiet", "--bare", f"--initial-branch={default_branch}", str(self.path))
         for key, value in _CONFIG.items():
             self._run("-C", str(self.path), "config", key, value)
+        self.put_hooks()
+
+    def put_hooks(self) -> None:
+        """Put Git's hooks in place; those that are there stay."""
         hooks = self.path / "hooks"
         hooks.mkdir(exist_ok=True)
-        (hooks / "pre-receive").write_text(_PRE_RECEIVE)
-        (hooks / "pre-receive").chmod(0o755)
+        for name, script in (("pre-receive", _PRE_RECEIVE), ("post-receive", _POST_RECEIVE)):
+            if not (hooks / name).exists():
+                partial = hooks / f"{name}.{secrets.token_hex(4)}"
+                partial.write_text(script)
+                partial.chmod(0o755)
+                partial.rename(hooks / name)
 
     def refs(self) -> dict[str, str]:
         """Return every ref and the object it names, hidden ones left out."""
@@ -228,9 +242,22 @@ class Repository:
         subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=_LIMIT_SECONDS, env=environment())
 
 
-def push_environment(*, refused: Sequence[str], protected: Sequence[str]) -> Mapping[str, str]:
-    """Return what the pre-receive hook needs to know of one push."""
-    return {"STAND_IN_REFUSED": " ".join(refused), "STAND_IN_PROTECTED": " ".join(protected)}
+def push_environment(*, refused: Sequence[str], protected: Sequence[str], taken: Path) -> Mapping[str, str]:
+    """Return what the hooks need to know of one push; what Git took is in the file `taken` when it ends."""
+    return {
+        "STAND_IN_REFUSED": " ".join(refused),
+        "STAND_IN_PROTECTED": " ".join(protected),
+        "STAND_IN_TAKEN": str(taken),
+    }
+
+
+def taken_changes(taken: Path) -> list[tuple[str, str, str]]:
+    """Return (ref, before, after) of what Git took of a push, and remove the file that told it."""
+    if not taken.exists():
+        return []
+    rows = [line.split(" ", 2) for line in taken.read_text().splitlines()]
+    taken.unlink()
+    return [(ref, before, after) for before, after, ref in rows]
 
 
 def _commit(chunk: str) -> Commit:

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from spawner.testing.gitlab import oauth
 from spawner.testing.gitlab.access import can_see, find_project, password_matches, user_by_name
 from spawner.testing.gitlab.records import Application, User
-from spawner.testing.gitlab.web import answer, here
+from spawner.testing.gitlab.web import here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,8 +128,6 @@ def project(path: str) -> flask.typing.ResponseReturnValue:
     """Show a plain page for the addresses that `web_url` gives."""
     if path.startswith("api/"):
         flask.abort(404)  # an API route that does not exist answers as the API does
-    if path.startswith("api/"):
-        return answer({"error": "404 Not Found"}, 404)
     name, _, rest = path.partition("/-/")
     found = find_project(here(), name) if "/" in name else None
     if found is None or not can_see(here(), found, present_user()):

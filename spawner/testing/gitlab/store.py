@@ -1,8 +1,8 @@
 """Where records are kept: in memory for reading, written through to one SQLite file.
 
 Promises: `with store:` is one transaction, seen whole or not at all by a stand-in that is killed and started again;
-reads outside of it see the last put. One lock guards everything; it is re-entrant. `wait` sleeps until something
-changed.
+an exception that leaves the outermost one undoes it. Reads outside of it see the last put. One lock guards
+everything; it is re-entrant. `wait` sleeps until something changed.
 Must not know: what the records mean.
 """
 
@@ -39,6 +39,8 @@ class Store:
         self._tables: dict[str, dict[int, Any]] = {}
         self._last_ids: dict[str, int] = {}
         self._changes = 0
+        self._undo: list[tuple[str, int, Any]] = []  # kind, id and record before each change of this transaction
+        self._afterwards: list[Callable[[], None]] = []
         # A killed process loses nothing that SQLite handed to the system; a power cut may cost a stand-in something.
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -59,12 +61,30 @@ class Store:
         self._depth += 1
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._depth -= 1
-        if self._depth == 0:
-            self._db.execute("COMMIT")
-            self._condition.notify_all()
-        self._condition.release()
+        try:
+            if self._depth == 0:
+                self._end(is_kept=kind is None)
+        finally:
+            self._condition.release()
+
+    def _end(self, *, is_kept: bool) -> None:
+        undo, self._undo = self._undo, []
+        due, self._afterwards = self._afterwards, []
+        self._db.execute("COMMIT" if is_kept else "ROLLBACK")
+        if is_kept:
+            for action in due:
+                action()
+        else:
+            for name, identifier, record in reversed(undo):
+                self._replace(name, identifier, record)
+        self._condition.notify_all()
+
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Do something once the present transaction is kept, or never when it is undone; it must not fail."""
+        with self:
+            self._afterwards.append(action)
 
     @property
     def changes(self) -> int:
@@ -95,7 +115,7 @@ class Store:
         """Keep a record, replacing the one with its id."""
         with self:
             name = type(record).__name__
-            self._tables.setdefault(name, {})[record.id] = record
+            self._keep(name, record.id, record)
             self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (name, record.id, pickle.dumps(record)))
             self._changes += 1
             return record
@@ -111,9 +131,20 @@ class Store:
         """Forget a record; dropping it twice is no error."""
         with self:
             name = type(record).__name__
-            self._tables.get(name, {}).pop(record.id, None)
+            self._keep(name, record.id, None)
             self._db.execute("DELETE FROM records WHERE kind = ? AND id = ?", (name, record.id))
             self._changes += 1
+
+    def _keep(self, name: str, identifier: int, record: Record | None) -> None:
+        self._undo.append((name, identifier, self._tables.get(name, {}).get(identifier)))
+        self._replace(name, identifier, record)
+
+    def _replace(self, name: str, identifier: int, record: Record | None) -> None:
+        table = self._tables.setdefault(name, {})
+        if record is None:
+            table.pop(identifier, None)
+        else:
+            table[identifier] = record
 
     def get(self, kind: type[R], identifier: int) -> R | None:
         """Return a record, or None."""

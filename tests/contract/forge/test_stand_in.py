@@ -1,7 +1,7 @@
 """What only the stand-in does: its control face, its faults, its memory across a crash, its command line.
 
-Covered: request counts, pausing the runner, each of the first seven faults, an unknown fault, kill and restart, seeds,
-settable token life, picking a person. Left out: the later faults.
+Covered: two pushes at once, request counts, pausing the runner, each of the first seven faults, an unknown fault,
+kill and restart, seeds, settable token life, picking a person. Left out: the later faults.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
 from spawner.testing.gitlab import StandIn, StandInError
+from tests.installation import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +61,14 @@ def test_paused_runner_gets_no_job(stand_in: StandIn, project: ProjectHandle) ->
     stand_in.pause_runner()
     sha = stand_in.commit(project, QUICK)
     stand_in.wait_for_job(project, sha, "image_build", statuses=["pending"])
-    time.sleep(0.5)
+    asked = "POST /api/v4/jobs/request"
+    before = stand_in.requests()[asked]
+
+    def has_asked_twice() -> bool | None:
+        stand_in.pause_runner()  # any change ends the request that is held open
+        return stand_in.requests()[asked] >= before + 2 or None  # the first of them has been answered
+
+    wait_for(has_asked_twice, seconds=30, what="a runner that asks for jobs")
     assert stand_in.wait_for_job(project, sha, "image_build", statuses=["pending"])["started_at"] is None
     stand_in.pause_runner(paused=False)
     assert stand_in.wait_for_job(project, sha, "image_build")["status"] == "success"
@@ -100,6 +110,34 @@ def test_job_stuck_pending(stand_in: StandIn, project: ProjectHandle) -> None:
     assert stand_in.wait_for_job(project, stuck, "image_build", statuses=["pending"])["started_at"] is None
     stand_in.clear_faults()
     assert stand_in.wait_for_job(project, stuck, "image_build")["status"] == "success"
+
+
+_HELD = """#!/bin/sh
+[ -e held ] && exit 0
+touch held
+until [ -e released ]; do sleep 0.05; done
+"""
+
+
+def test_of_two_pushes_at_once_each_has_its_own_pipelines(
+    stand_in: StandIn, owner: UserHandle, project: ProjectHandle
+) -> None:
+    """A push that loses against another one to the same branch makes no pipeline of the other's commit."""
+    commit = partial(stand_in.commit, project, message="[skip ci]")
+    first = commit(QUICK)
+    repository = stand_in.data / "repositories" / f"{project.id}.git"
+    (repository / "hooks" / "pre-receive").write_text(_HELD)
+    with ThreadPoolExecutor(1) as thread:
+        loser = thread.submit(commit, {"a": "loses"}, parent=first)
+        wait_for(lambda: (repository / "held").exists() or None, seconds=30, what="a push that is held")
+        second = commit({"a": "wins"}, parent=first)
+        (repository / "released").touch()
+        with pytest.raises(StandInError):
+            loser.result(timeout=30)
+    third = commit({"a": "later"}, parent=second)
+    stand_in.wait_for_pipeline(project, third)  # pushes are followed up in order
+    rows = _get(stand_in, f"/projects/{project.id}/pipelines", owner).json()
+    assert [row["sha"] for row in rows] == [third, second, first]
 
 
 def test_hook_lost(stand_in: StandIn, project: ProjectHandle, owner: UserHandle) -> None:

@@ -54,14 +54,16 @@ class NoPipelineError(Exception):
 
 
 def for_push(instance: Instance, order: Order) -> Pipeline | None:
-    """Make the pipeline of a push; None when the commit wants none. A broken configuration makes a failed one."""
+    """Make the pipeline of a push; None when the commit wants none. A broken configuration makes a failed one.
+
+    The push is forgotten with it; on any other error it stays, to be tried again.
+    """
     try:
         return _create(instance, order, keep_failed=True)
     except NoPipelineError:
-        return None
-    finally:
         if order.push:
             instance.store.drop(order.push)
+        return None
 
 
 def by_hand(instance: Instance, order: Order) -> Pipeline:

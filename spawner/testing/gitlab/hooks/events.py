@@ -1,13 +1,14 @@
 """Says that something happened; those hooks that want to know are told by the delivery threads.
 
 Promises: never blocks and never fails: bodies are built and sent elsewhere, from the records as they were at the
-moment.
+moment; nobody is told of what is undone in the end.
 Must not know: HTTP.
 """
 
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING
 
 from spawner.testing.gitlab.letters import Letter, Subject
@@ -44,4 +45,5 @@ def pushed(instance: Instance, project: Project, user: User, push: Push) -> None
 def _tell(instance: Instance, project_id: int, event: str, about: tuple[Subject, ...]) -> None:
     event_uuid = str(uuid.uuid4())
     for hook in instance.store.all(Hook, lambda hook: hook.project_id == project_id and event in hook.events):
-        instance.outbox.put(Letter(hook_id=hook.id, event=event, event_uuid=event_uuid, about=about))
+        letter = Letter(hook_id=hook.id, event=event, event_uuid=event_uuid, about=about)
+        instance.store.afterwards(partial(instance.outbox.put, letter))

@@ -1,11 +1,13 @@
 """Records on disk.
 
-Covered: a second opening sees all, a transaction is whole or not at all, ids are used once, waiting for a change.
+Covered: a second opening sees all, a transaction is whole or not at all, one that fails is undone, ids are used
+once, waiting for a change.
 Left out: a power cut, which a stand-in need not survive.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
@@ -60,3 +62,24 @@ def test_waiting_ends_with_a_change(instance: Instance, ada: User) -> None:
     assert instance.store.wait(seen=seen, timeout_seconds=10) > seen
     waker.join()
     assert instance.store.all(Lock) == []
+
+
+def test_transaction_that_fails_is_undone(instance: Instance, ada: User, bob: User, tmp_path: Path) -> None:
+    """Of a transaction that an exception leaves, nothing is kept, in memory as on disk, and nobody is told."""
+    told: list[str] = []
+    with contextlib.suppress(LookupError), instance.store as store:
+        store.change(ada, name="Changed")
+        store.change(ada, name="Changed again")
+        store.drop(bob)
+        people.add_user(instance, "third")
+        store.afterwards(lambda: told.append("undone"))
+        raise LookupError
+    assert instance.store.all(User) == [ada, bob]
+    with instance.store as store:
+        store.afterwards(lambda: told.append("kept"))
+        assert told == []
+    assert told == ["kept"]
+    instance.store.close()
+    again = Store(tmp_path / "data" / "gitlab.sqlite3")
+    assert again.all(User) == [ada, bob]
+    again.close()
