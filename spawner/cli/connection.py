@@ -1,7 +1,8 @@
 """The client commands' line to a spawner: where it is, who asks, one request, one event stream.
 
 Promises: the token comes from a file or the user's configuration folder (mode 0600), never from an argument; every
-request has a timeout; every refusal becomes the API's own sentence with the right exit code.
+request has a timeout; every refusal becomes the API's own sentence with the right exit code; following a session
+outlives a restart of the spawner.
 Must not know: anything of the server but its HTTP contract.
 """
 
@@ -23,8 +24,16 @@ from spawner.cli.exits import CommandFailed, ExitCode
 F = TypeVar("F", bound=Callable[..., Any])
 TIMEOUT_SECONDS = 30.0
 STREAM_TIMEOUT_SECONDS = 45.0  # three keep-alive comments, which come every 15 s
+AWAY_SECONDS = 60.0  # how long a spawner may be away while a session is followed
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
 _CODES = {401: ExitCode.NO_RIGHT, 403: ExitCode.NO_RIGHT, 404: ExitCode.NOT_FOUND}
 _FIRST_SERVER_ERROR = 500
+
+
+def as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leave a request's headers alone: without an `auth`, `requests` replaces Authorization by what ~/.netrc holds."""
+    return request
 
 
 def configuration_file() -> Path:
@@ -61,26 +70,33 @@ class Connection:
     def events(
         self, name: str, *, until: str | None = None, within_seconds: float | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (kind, data) of a session's events, oldest first, joining again where the line broke.
+        """Yield (kind, data) of the events since a session's launch, oldest first, joining again where the line broke.
 
-        Ends early, without a last event, when `within_seconds` have passed.
+        Ends early, without a last event, when `within_seconds` have passed, or when there is nothing more to come.
+        Raises CommandFailed for a refusal, and when the spawner has been away for AWAY_SECONDS.
         """
         path = f"/api/notebooks/servers/{quote(name)}/events"
         query = {"until": until} if until else {}
         deadline = time.monotonic() + (math.inf if within_seconds is None else within_seconds)
-        resume_id = "0"
+        last_id, heard_at, pause_seconds = "", time.monotonic(), _FIRST_PAUSE_SECONDS
         while (left_seconds := deadline - time.monotonic()) > 0:
             try:
-                with self._send("GET", path, None, query, last_id=resume_id, read_seconds=left_seconds) as answer:
+                with self._send("GET", path, None, query, last_id=last_id, read_seconds=left_seconds) as answer:
                     if answer.status_code == requests.codes.no_content:
                         return
+                    heard_at = time.monotonic()
                     for identifier, kind, data in _events(answer, deadline):
-                        resume_id = identifier
+                        last_id, heard_at, pause_seconds = identifier, time.monotonic(), _FIRST_PAUSE_SECONDS
                         yield kind, data
                         if kind == "gone" or (until and kind in {"ready", "failed"}):
                             return
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.Timeout):
-                continue  # the next request fails in words when the spawner is gone for good
+                pass  # the line broke; the next request tells whether the spawner is still there
+            except CommandFailed as failure:
+                if failure.code is not ExitCode.UNAVAILABLE or time.monotonic() - heard_at > AWAY_SECONDS:
+                    raise
+            time.sleep(max(0.0, min(pause_seconds, deadline - time.monotonic())))
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
     def _send(
         self,
@@ -89,12 +105,12 @@ class Connection:
         body: object,
         query: dict[str, str],
         *,
-        last_id: str | None = None,
+        last_id: str | None = None,  # of an event stream; empty at its beginning
         read_seconds: float = math.inf,
     ) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
         if last_id is not None:
-            headers |= {"Accept": "text/event-stream", "Last-Event-ID": last_id}
+            headers |= {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
         try:
             answer = requests.request(
                 method,
@@ -102,6 +118,7 @@ class Connection:
                 params=query,
                 json=body,
                 headers=headers,
+                auth=as_given,
                 stream=last_id is not None,
                 timeout=TIMEOUT_SECONDS if last_id is None else min(STREAM_TIMEOUT_SECONDS, max(0.1, read_seconds)),
                 allow_redirects=False,
@@ -118,7 +135,7 @@ class Connection:
 
 
 def _events(answer: requests.Response, deadline: float) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    identifier, kind, data = "0", "message", ""
+    identifier, kind, data = "", "message", ""
     answer.encoding = "utf-8"
     for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
         if time.monotonic() > deadline:

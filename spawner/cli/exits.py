@@ -6,10 +6,13 @@ Must not know: any command, HTTP paths.
 """
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import PurePath
+from urllib.parse import urlsplit
 
 import click
 
@@ -80,6 +83,32 @@ def explained(*, as_json: bool) -> Iterator[None]:
     except BrokenPipeError:  # whoever read our output has gone, as `| head` does
         sys.stderr.close()
         sys.exit(ExitCode.DONE)
+    except (OSError, subprocess.SubprocessError) as error:
+        message, code = _of_program(error) if isinstance(error, subprocess.SubprocessError) else _of_system(error)
+        _tell(message, "", code, as_json=as_json)
+
+
+def _of_system(error: OSError) -> tuple[str, ExitCode]:
+    """Return what the system, or a server that it leads to, refused; never more of an address than its server."""
+    from requests import RequestException  # noqa: PLC0415 - heavy, and loaded already where there is one
+
+    if isinstance(error, RequestException):
+        parts = urlsplit((error.request.url if error.request is not None else None) or "")
+        server = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}" if parts.hostname else ""
+        return f"{server or 'A server'} cannot be reached ({type(error).__name__}).", ExitCode.UNAVAILABLE
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {said}." if error.filename is not None else f"The system says: {said}.", ExitCode.FAILED
+
+
+def _of_program(error: subprocess.SubprocessError) -> tuple[str, ExitCode]:
+    """Return which program did not do its work, without its arguments."""
+    if not isinstance(error, subprocess.TimeoutExpired | subprocess.CalledProcessError):
+        return f"A program failed: {error}.", ExitCode.FAILED
+    program = PurePath(error.cmd if isinstance(error.cmd, str) else str(error.cmd[0])).name
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"{program} did not end within {error.timeout:.0f} s.", ExitCode.FAILED
+    said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else str(error.stderr or "")
+    return f"{program} ended with code {error.returncode}. {said.strip()[-300:]}".rstrip(), ExitCode.FAILED
 
 
 def _tell(message: str, remedy: str, code: int, *, as_json: bool) -> None:

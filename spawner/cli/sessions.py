@@ -237,11 +237,15 @@ def follow(connection: Connection, name: str, *, timeout_seconds: float) -> dict
             steps.step(message, seconds=time.monotonic() - started)
         if kind in {"failed", "gone"}:
             raise CommandFailed(message or f"{name} is gone.", remedy=str(data.get("remedy") or ""))
-    if kind != "ready":
+    server: dict[str, Any] = connection.ask("GET", f"{SERVERS}/{quote(name)}")
+    # A stream that was joined again after its last event says nothing: the session itself knows how it ended.
+    phase, error = server["slipway"]["phase"], server["slipway"]["error"] or {}
+    if phase == "FAILED":
+        raise CommandFailed(str(error.get("message") or f"{name} failed."), remedy=str(error.get("remedy") or ""))
+    if kind != "ready" and phase != "RUNNING":
         raise CommandFailed(
             f"{name} was not ready after {timeout_seconds:.0f} s.",
             code=ExitCode.WAITED_TOO_LONG,
             remedy=f"It goes on; follow it with `spawner events {name}`.",
         )
-    server: dict[str, Any] = connection.ask("GET", f"{SERVERS}/{quote(name)}")
     return server

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from spawner import testing
+from spawner.cli.connection import as_given
 from spawner.errors import ForgeUnavailable
 
 SAMPLES = Path(testing.__file__).parent / "samples"
@@ -58,11 +59,11 @@ def add_hooks(gitlab_url: str, owner: SeededUser, projects: Sequence[SeededProje
     for project in projects:
         address = f"{gitlab_url}/api/v4/projects/{project.id}/hooks"
         headers = {"PRIVATE-TOKEN": owner.token}
-        known = requests.get(address, headers=headers, timeout=_HTTP_SECONDS)
+        known = requests.get(address, headers=headers, auth=as_given, timeout=_HTTP_SECONDS)
         if known.ok and any(row["url"] == url for row in known.json()):
             continue
         body = {"url": url, "token": secret, "push_events": False, "pipeline_events": True, "job_events": True}
-        answer = requests.post(address, headers=headers, json=body, timeout=_HTTP_SECONDS)
+        answer = requests.post(address, headers=headers, json=body, auth=as_given, timeout=_HTTP_SECONDS)
         if not answer.ok:
             raise ForgeUnavailable(f"The stand-in refused a hook of {project.path}: {answer.text[:200]}")
 
@@ -81,7 +82,8 @@ def _project(gitlab_url: str, owner: SeededUser, name: str) -> SeededProject:
 
 
 def _get(gitlab_url: str, owner: SeededUser, path: str) -> dict[str, Any]:
-    answer = requests.get(f"{gitlab_url}/api/v4{path}", headers={"PRIVATE-TOKEN": owner.token}, timeout=_HTTP_SECONDS)
+    headers = {"PRIVATE-TOKEN": owner.token}
+    answer = requests.get(f"{gitlab_url}/api/v4{path}", headers=headers, auth=as_given, timeout=_HTTP_SECONDS)
     if not answer.ok:
         raise ForgeUnavailable(f"The stand-in answered {answer.status_code} to {path}: {answer.text[:200]}")
     found: dict[str, Any] = answer.json()
