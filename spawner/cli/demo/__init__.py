@@ -192,7 +192,7 @@ class Demo:
         try:
             again = self._tree.tend()
         except PartEnded as ended:
-            raise KeyboardInterrupt from ended
+            raise CommandFailed(str(ended)) from ended
         if again:
             self._describe()
         time.sleep(_LOOK_SECONDS)

@@ -1,7 +1,8 @@
 """The demo's processes: started, watched, started again when killed, and all of them gone at the end.
 
 Promises: whatever a child starts, even in a session of its own, comes back to this process when its parent dies
-(child subreaper), so that `end` finds it in the process table; `end` returns what could not be ended, by name.
+(child subreaper), so that `end` finds it in the process table; `end` returns what could not be ended, by name. A part
+that cannot stay up is given up, with the end of its log.
 Must not know: what the processes do.
 """
 
@@ -21,6 +22,8 @@ _PR_SET_CHILD_SUBREAPER = 36  # as above
 _LIBC = "libc.so.6"
 _LOOK_SECONDS = 0.05
 _LOG_TAIL_LINES = 15
+_MOST_RESTARTS = 5  # of one part within _RESTARTS_SECONDS
+_RESTARTS_SECONDS = 60.0
 # A process that asks to end this way was told to by a person: the demo ends with it. Any other end is a crash.
 _POLITE = frozenset({0, -signal.SIGINT, -signal.SIGTERM})
 
@@ -38,7 +41,7 @@ class Part:
 
 
 class PartEnded(Exception):
-    """A part was asked to end from outside, so the demo should."""
+    """A part was asked to end from outside, or cannot stay up: the demo should end; the message says which and why."""
 
 
 class ProcessTree:
@@ -47,6 +50,7 @@ class ProcessTree:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(_LIBC, use_errno=True)
         self._running: dict[str, tuple[Part, subprocess.Popen[bytes]]] = {}
+        self._restarted_at: dict[str, list[float]] = {}  # monotonic seconds, of the last while
         self._helpers: list[subprocess.Popen[bytes]] = []
         if self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise LaunchRefused("This system has no child subreaper, which the demo needs.", remedy="Use Linux 3.4+.")
@@ -110,11 +114,18 @@ class ProcessTree:
             code = process.poll()
             if code is None:
                 continue
-            if code in _POLITE or not part.restarts:
-                raise PartEnded(f"The {name} ended with code {code}.")
+            if code in _POLITE or not part.restarts or not self._may_restart(name):
+                raise PartEnded(f"The {name} ended with code {code}; its log ends:\n{_tail(part.log)}")
             self._spawn(part)
             again.append(name)
         return tuple(again)
+
+    def _may_restart(self, name: str) -> bool:
+        """Count a restart; False when there were too many lately."""
+        moment = time.monotonic()
+        recent = [at for at in self._restarted_at.get(name, []) if moment - at < _RESTARTS_SECONDS]
+        self._restarted_at[name] = [*recent, moment]
+        return len(recent) < _MOST_RESTARTS
 
     def reap(self) -> None:
         """Collect orphans that ended: they are this process's children now, and nobody else waits for them."""

@@ -1,6 +1,7 @@
 """The demo's places and process tree.
 
-Covered: ports, hosts, demo.json, the folder's end; restart of what was killed, the end that is asked for, descendants
+Covered: ports, hosts, demo.json, the folder's end; restart of what was killed, the end of what
+cannot stay up, the end that is asked for, descendants
 in sessions of their own. Left out: the demo as a whole, which `scripts/demo --check` runs.
 """
 
@@ -56,6 +57,18 @@ def ended():
         return str(error)
 print(json.dumps({"sentence": until(ended), "left": tree.end(grace_seconds=5)}))
 """
+CRASHING = """
+CODE = "import time; print('ready', flush=True); time.sleep(0.2); raise SystemExit('no')"
+tree.start(part("a", CODE), within_seconds=10)
+count = 0
+def given_up():
+    global count
+    try:
+        count += len(tree.tend())
+    except PartEnded as error:
+        return str(error)
+print(json.dumps({"sentence": until(given_up), "count": count, "left": tree.end(grace_seconds=5)}))
+"""
 DETACHED = """
 CODE = '''
 import subprocess, sys, time
@@ -93,7 +106,17 @@ def test_what_was_killed_is_started_again(tmp_path: Path) -> None:
 
 def test_what_was_asked_to_end_ends_the_demo(tmp_path: Path) -> None:
     """A part that somebody ends politely is not started again: the demo is meant."""
-    assert play(POLITE, tmp_path) == {"sentence": "The a ended with code -15.", "left": []}
+    played = play(POLITE, tmp_path)
+    assert str(played["sentence"]).startswith("The a ended with code -15;")
+    assert played["left"] == []
+
+
+def test_what_cannot_stay_up_is_given_up(tmp_path: Path) -> None:
+    """A part that ends again and again is started five times more, then told with the end of its log."""
+    played = play(CRASHING, tmp_path)
+    assert str(played["sentence"]).startswith("The a ended with code 1; its log ends:\n")
+    assert str(played["sentence"]).endswith("    no")
+    assert (played["count"], played["left"]) == (5, [])
 
 
 def test_detached_descendants_end_too(tmp_path: Path) -> None:
