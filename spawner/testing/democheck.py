@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import websocket
 READY_SECONDS = 300.0  # a cold environment has to be fetched and compiled within it, on a busy machine too
 BUILD_SECONDS = 300.0
 SHORT_SECONDS = 30.0
+RUN_SECONDS = 120.0  # of one piece of code in a kernel
 TOKENLESS = {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
 
 
@@ -55,6 +56,13 @@ def eventually(look: Callable[[], object], sentence: str, *, within_seconds: flo
 # ---------------------------------------------------------------- the clients
 
 
+def http(method: str, url: str, **more: Any) -> requests.Response:
+    """Send one request as it is given: no proxy, and nothing of ~/.netrc in the place of a header."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(method, url, **more)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
     """Somebody with a token, as a client of the spawner and of GitLab."""
@@ -72,7 +80,7 @@ class Person:
 
     def raw(self, method: str, path: str, body: object = None) -> requests.Response:
         """Send one request below /api/notebooks."""
-        return requests.request(
+        return http(
             method,
             f"{self.spawner_url}/api/notebooks{path}",
             json=body,
@@ -82,7 +90,7 @@ class Person:
 
     def gitlab(self, path: str) -> Any:
         """Get one document of GitLab's REST API."""
-        answer = requests.get(f"{self.gitlab_url}/api/v4{path}", headers=self.bearer, timeout=SHORT_SECONDS)
+        answer = http("GET", f"{self.gitlab_url}/api/v4{path}", headers=self.bearer, timeout=SHORT_SECONDS)
         claim(answer.ok, f"GitLab answered {answer.status_code} to {path}: {answer.text[:200]}")
         return answer.json()
 
@@ -113,7 +121,7 @@ class Person:
         deadline = time.monotonic() + within_seconds
         url = f"{self.spawner_url}/api/notebooks/servers/{name}/events?until=ready"
         headers = {**self.bearer, "Accept": "text/event-stream", "Last-Event-ID": last_id}
-        with requests.get(url, headers=headers, stream=True, timeout=SHORT_SECONDS) as answer:
+        with http("GET", url, headers=headers, stream=True, timeout=SHORT_SECONDS) as answer:
             if not answer.ok:  # only then may the body be read to its end
                 raise CheckFailed(f"The event stream of {name} answered {answer.status_code}: {answer.text[:200]}")
             kind, data = "message", ""
@@ -139,7 +147,7 @@ class Person:
         """Return where the session answers programs, and the headers it wants."""
         opened = self.ask("POST", f"/servers/{name}/open", expect=(201,))
         url, host = by_loopback(opened["url"])
-        answer = requests.get(url, headers={"Accept": "application/json", **host}, timeout=SHORT_SECONDS)
+        answer = http("GET", url, headers={"Accept": "application/json", **host}, timeout=SHORT_SECONDS)
         claim(answer.ok, f"The one-time address answered {answer.status_code}: {answer.text[:200]}")
         return str(answer.json()["base_url"]).rstrip("/"), dict(answer.json()["headers"])
 
@@ -160,7 +168,7 @@ class Kernel:
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         self._url, self._headers = base_url, dict(headers)
-        answer = requests.post(f"{base_url}/api/kernels", json={"name": "python3"}, headers=headers, timeout=30)
+        answer = http("POST", f"{base_url}/api/kernels", json={"name": "python3"}, headers=headers, timeout=30)
         claim(answer.status_code == requests.codes.created, f"No kernel: {answer.status_code} {answer.text[:200]}")
         self.id = answer.json()["id"]
         self._socket = self._connected()
@@ -173,7 +181,8 @@ class Kernel:
         )
 
     def run(self, code: str) -> str:
-        """Run code and return what it printed; fail the step when it raises."""
+        """Run code and return what it printed; fail the step when it raises or takes longer than RUN_SECONDS."""
+        deadline = time.monotonic() + RUN_SECONDS
         # A server hangs up on who reads nothing for a while: each run dials anew.
         self._socket.close()
         self._socket = self._connected()
@@ -184,6 +193,8 @@ class Kernel:
         self._socket.send(json.dumps(message))
         printed = ""
         while True:
+            claim(time.monotonic() < deadline, f"The kernel did not end within {RUN_SECONDS:.0f} s.")
+            self._socket.settimeout(min(60.0, max(0.1, deadline - time.monotonic())))
             answer = json.loads(self._socket.recv())
             if answer.get("parent_header", {}).get("msg_id") != wanted:
                 continue
@@ -299,7 +310,7 @@ class Check:
     def let_runner(self, *, work: bool) -> None:
         """Let CI's runner take jobs, or keep them pending."""
         address = f"{self.demo['stand_in_url']}/-/stand-in/runner"
-        requests.post(address, json={"paused": not work}, timeout=SHORT_SECONDS).raise_for_status()
+        http("POST", address, json={"paused": not work}, timeout=SHORT_SECONDS).raise_for_status()
 
     @contextmanager
     def paused_runner(self) -> Iterator[None]:
@@ -405,7 +416,7 @@ def ready(check: Check) -> str:
         log = check.alice.ask("GET", f"/logs/{check.session}").get("image-build", "")
         raise CheckFailed(f"The image's source is {source!r}: {ours['image']['reason']} Its log ends: {log[-700:]}")
     check.enter()
-    status = requests.get(f"{check.base_url}/api/status", headers=check.headers, timeout=SHORT_SECONDS)
+    status = http("GET", f"{check.base_url}/api/status", headers=check.headers, timeout=SHORT_SECONDS)
     claim(status.ok, f"The session answered {status.status_code}.")
     return f"{source}: {ours['image']['reason']}"
 
@@ -461,7 +472,7 @@ def stop(check: Check) -> str:
 def _relay_status(check: Check) -> int:
     name, _, value = check.relay["header"].partition(":")
     address = f"{check.relay['url']}/info/refs?service=git-upload-pack"
-    return requests.get(address, headers={name.strip(): value.strip()}, timeout=SHORT_SECONDS).status_code
+    return http("GET", address, headers={name.strip(): value.strip()}, timeout=SHORT_SECONDS).status_code
 
 
 def nothing_left(check: Check) -> str:
@@ -542,7 +553,7 @@ def foreign_address_refused(check: Check) -> str:
         attempts["the other's headers"] = check.bob.door(check.bob_session)[1]
     for who, headers in attempts.items():
         for path in ("/api/contents", "/api/kernels", "/files/requirements.txt"):
-            answer = requests.get(check.base_url + path, headers=headers, timeout=SHORT_SECONDS, allow_redirects=False)
+            answer = http("GET", check.base_url + path, headers=headers, timeout=SHORT_SECONDS, allow_redirects=False)
             claim(answer.status_code in {401, 403, 404, 302}, f"{path} answered {who} with {answer.status_code}.")
             claim("humanize" not in answer.text, f"{path} showed {who} the project's files.")
         _refuse_socket(check, who, headers)
@@ -652,7 +663,7 @@ def spawner_killed(check: Check) -> str:
 
     def back() -> bool:
         try:
-            answer = requests.get(f"{check.alice.spawner_url}/health", timeout=2)
+            answer = http("GET", f"{check.alice.spawner_url}/health", timeout=2)
         except requests.RequestException:
             claim(check.python.run("print(1)") == "1", "The kernel did not survive the spawner.")
             return False
@@ -698,9 +709,15 @@ def run_steps(check: Check, tell: Callable[[dict[str, Any]], None]) -> list[dict
         started = time.monotonic()
         try:
             detail, passed = step(check), True
-        except (CheckFailed, requests.RequestException, websocket.WebSocketException, OSError) as problem:
+        except (
+            CheckFailed,
+            requests.RequestException,
+            websocket.WebSocketException,
+            OSError,
+            subprocess.SubprocessError,
+        ) as problem:
             detail, passed = str(problem) or type(problem).__name__, False
-        except (KeyError, TypeError, ValueError) as problem:
+        except Exception as problem:  # noqa: BLE001 - the outermost loop: any step may meet an answer that it cannot read
             detail, passed = f"An answer lacks what the contract promises: {problem!r}", False
         seconds = round(time.monotonic() - started, 3)
         done.append({"step": step.__name__, "passed": passed, "seconds": seconds, "detail": detail})
@@ -731,9 +748,11 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="slipway-check-") as folder:
         check = Check(path=options.demo, folder=Path(folder), demo=demo, alice=alice, bob=bob)
-        rows = run_steps(check, tell)
-        if not all(row["passed"] for row in rows):
-            check.let_runner(work=True)  # a failed check leaves the demo usable
+        try:
+            rows = run_steps(check, tell)
+        finally:
+            with suppress(requests.RequestException):  # a failed check leaves the demo usable, where it still runs
+                check.let_runner(work=True)
     passed = len(rows) == len(STEPS) and all(row["passed"] for row in rows)
     seconds = round(time.monotonic() - started, 3)
     print(f"{'All' if passed else 'Not all'} of {len(STEPS)} steps passed, {seconds:.1f} s", file=prose)
