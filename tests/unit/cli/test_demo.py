@@ -1,7 +1,7 @@
 """The demo's places and process tree.
 
 Covered: ports, hosts, demo.json, the folder's end; restart of what was killed, the end of what cannot stay up, the end
-that is asked for, descendants in sessions of their own. Left out: the demo as a whole, which `scripts/demo --check` runs.
+that is asked for, descendants in sessions of their own. Left out: the whole demo, which `scripts/demo --check` runs.
 """
 
 import json
