@@ -211,6 +211,7 @@ def _oauth(settings: Settings, ca_file: str | None) -> GitLabOAuth | None:
         client_id=asked.client_id,
         client_secret=_secret(asked.client_secret_file, "GITLAB__CLIENT_SECRET"),
         redirect_uri=f"{settings.http.public_url}/login/callback",
+        scopes=asked.scopes,
         timeout_seconds=asked.timeout_seconds,
         ca_file=ca_file,
     )

@@ -28,7 +28,7 @@ from tests.servers import RedisServer, free_port
 
 T = TypeVar("T")
 START_SECONDS = 60.0
-SCOPES = ("api", "read_repository", "write_repository", "read_registry")  # what a sign-in asks for
+SCOPES = ("read_api", "read_repository", "write_repository", "read_registry")  # what a sign-in asks for
 ENDED = ("GONE", "FAILED")
 
 

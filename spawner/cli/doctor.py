@@ -189,7 +189,9 @@ def _application(settings: Settings) -> Iterator[Finding]:
     )
     error = answer.json().get("error") if "json" in answer.headers.get("Content-Type", "") else None
     if error == "invalid_grant":
-        yield Finding(check="sign-in", verdict=Verdict.OK, message="GitLab knows the OAuth application")
+        asked = ", ".join(forge.scopes)
+        message = f"GitLab knows the OAuth application; it has to have the scopes {asked}"
+        yield Finding(check="sign-in", verdict=Verdict.OK, message=message)
         return
     yield Finding(
         check="sign-in",

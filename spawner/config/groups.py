@@ -142,6 +142,8 @@ class Forge(Group):
     """The OAuth application's id."""
     client_secret_file: Path | None = None
     """File with the OAuth application's secret; none for a public application (PKCE alone)."""
+    scopes: Words = ("read_api", "read_repository", "write_repository", "read_registry")
+    """What a sign-in asks for; the application must have each; `api` for `read_api` lets people start builds."""
     accepted_client_ids: Words = ()
     """Other applications whose OAuth tokens are accepted as bearers, by id, separated by commas."""
     webhook_secret_file: Path | None = None
@@ -150,6 +152,13 @@ class Forge(Group):
     """Certificates (PEM) to check it against, besides the system's."""
     timeout_seconds: Seconds = 10.0
     """How long one call may take, in seconds."""
+
+    @field_validator("scopes")
+    @classmethod
+    def _may_read(cls, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        if not {"api", "read_api"} & set(scopes):
+            raise ValueError("name read_api, or api, among them: without it GitLab shows no project")
+        return scopes
 
     @field_validator("url")
     @classmethod

@@ -21,11 +21,13 @@ from spawner.ports import Credential, CredentialKind
 from spawner.users.oauth import OAuthTokens, TokenInfo
 
 _PERSONAL_PREFIX = "glpat-"  # GitLab's default prefix of personal, project and group tokens, 14.5 and newer
-DEFAULT_SCOPES = ("api", "read_repository", "write_repository", "read_registry")
 
 
 class GitLabOAuth:
-    """One application. `client_secret` None: a public application, PKCE alone. `redirect_uri`: that of the sign-in."""
+    """One application. `client_secret` None: a public application, PKCE alone. `redirect_uri`: that of the sign-in.
+
+    `scopes` are what a sign-in asks for; GitLab refuses one that the application does not have.
+    """
 
     def __init__(  # noqa: PLR0913 - keyword-only; each is one setting
         self,
@@ -34,7 +36,7 @@ class GitLabOAuth:
         client_id: str,
         client_secret: str | None,
         redirect_uri: str,
-        scopes: tuple[str, ...] = DEFAULT_SCOPES,
+        scopes: tuple[str, ...],
         timeout_seconds: float = 20.0,
         ca_file: str | None = None,
     ) -> None:

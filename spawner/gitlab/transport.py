@@ -289,7 +289,11 @@ def _forbidden(body: bytes) -> SpawnerError:
     document = _document(body)
     if document.get("error") == "insufficient_scope":
         scope = foreign(" or ".join(str(document.get("scope") or "api").split()))
-        return MissingScope(f"The token lacks the scope {scope}.", remedy="Sign in again and allow it.")
+        return MissingScope(
+            f"What GitLab was asked needs the scope {scope}, which your sign-in or token does not have.",
+            remedy="Do it in GitLab itself, or send a token that has it; "
+            "a sign-in has the scopes that the operator names in SPAWNER_GITLAB__SCOPES.",
+        )
     return Forbidden(f"GitLab does not allow it: {_said(body)}")
 
 

@@ -24,7 +24,7 @@ from spawner.testing.democheck import Kernel
 from spawner.testing.gitlab.client import ProjectHandle, UserHandle
 from spawner.testing.gitlab.standin import StandIn
 from tests.functional.inside import Found, relayed, search
-from tests.installation import Client, Installation
+from tests.installation import SCOPES, Client, Installation
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="Several people need root: run this suite as root."),
@@ -74,6 +74,7 @@ def _oauth_token(stand_in: StandIn, installation: Installation, username: str, p
         client_id=told["SPAWNER_GITLAB__CLIENT_ID"],
         client_secret=Path(told["SPAWNER_GITLAB__CLIENT_SECRET_FILE"]).read_text().strip(),
         redirect_uri=redirect,
+        scopes=SCOPES,
     )
     verifier = random.token_urlsafe(48)
     with requests.Session() as browser:

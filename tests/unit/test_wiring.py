@@ -5,6 +5,7 @@ Covered: settings that go through wiring alone. Left out: serving with them (the
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -28,8 +29,9 @@ def wired(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixtu
     made.engine.dispose()
 
 
-def _sign_in_url(wired: Wired) -> str:
-    return wired.services.users.begin_sign_in(redirect_uri="http://s/login/callback", return_to="/")[0]
+def _scopes(wired: Wired) -> str:
+    url = wired.services.users.begin_sign_in(redirect_uri="http://s/login/callback", return_to="/")[0]
+    return parse_qs(urlsplit(url).query)["scope"][0]
 
 
 def _host_suffix(wired: Wired) -> str:
@@ -43,10 +45,12 @@ def _host_suffix(wired: Wired) -> str:
         ({}, lambda each: each.edge.launches_per_minute, 60),
         ({"LIMITS__LAUNCHES_PER_MINUTE": "7"}, lambda each: each.edge.launches_per_minute, 7),
         ({"LIMITS__TOKEN_DAYS": "14"}, lambda each: each.services.users.longest_token_days, 14),
+        ({}, _scopes, "read_api read_repository write_repository read_registry"),
+        ({"GITLAB__SCOPES": "api,read_registry"}, _scopes, "api read_registry"),
         ({}, _host_suffix, "localhost"),
         ({"STANDALONE__SERVES_PEOPLE": "{name}.sessions.example.org"}, _host_suffix, "sessions.example.org"),
     ],
-    ids=["pace", "another pace", "token days", "sessions' host", "another host"],
+    ids=["pace", "another pace", "token days", "scopes", "other scopes", "sessions' host", "another host"],
     indirect=["wired"],
 )
 def test_a_setting_arrives(wired: Wired, read: Any, expected: object) -> None:

@@ -115,7 +115,7 @@ def test_trouble_at_gitlab_or_with_the_application_costs_nobody_their_grant(worl
     )
     with pytest.raises(ForgeUnavailable, match="as an application"):
         wrong.refresh(refresh_token="x")
-    away = GitLabOAuth("http://127.0.0.1:9", client_id="x", client_secret="y", redirect_uri=REDIRECT)
+    away = GitLabOAuth("http://127.0.0.1:9", client_id="x", client_secret="y", redirect_uri=REDIRECT, scopes=SCOPES)
     with pytest.raises(ForgeUnavailable):
         away.refresh(refresh_token="x")
     with pytest.raises(ForgeUnavailable):
