@@ -14,7 +14,7 @@ REGISTRY = CollectorRegistry()
 _LAUNCH_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-LAUNCH_STAGES = ("accept", "queue", "image", "schedule", "pull", "clone", "boot", "route")
+LAUNCH_STAGES = ("accept", "image", "pull", "boot")
 
 LAUNCHES = Counter(
     "slipway_launches",
