@@ -25,7 +25,7 @@ from spawner.context import Announcements, Edge, current_caller, edge, login_req
 from spawner.errors import NotFound, SpawnerError, TooManyViewers
 from spawner.names import SessionName
 from spawner.services import Services
-from spawner.sessions.model import Event, EventKind, Phase, Session
+from spawner.sessions.model import Event, EventKind, Phase, Session, since_launch
 from spawner.users.model import Caller
 
 LOOK_SECONDS = 2.0  # between two looks at the event log when nothing was announced
@@ -69,12 +69,6 @@ def frame(event: str, data: Mapping[str, Any], cursor: str) -> bytes:
 def event_data(event: Event) -> dict[str, Any]:
     """Return what `data:` holds: the event's own fields, then when, in which phase and the sentence."""
     return {**event.data, "at": event.at.isoformat(), "phase": event.phase.value, "message": event.message}
-
-
-def first_of_generation(events: Sequence[Event]) -> Sequence[Event]:
-    """Return the events since the last launch: an older generation's end is not this one's."""
-    starts = [n for n, event in enumerate(events) if event.kind is EventKind.PHASE and event.phase is Phase.NEW]
-    return events[starts[-1] :] if starts else events
 
 
 def last_of(events: Sequence[Event], ends: frozenset[EventKind]) -> int | None:
@@ -134,7 +128,7 @@ class SessionStream:
     def begin(self, cursor: Cursor | None) -> None:
         """Take the place to go on from (None: this generation's first event) and read what is there."""
         events = self._events(cursor.event if cursor else 0)
-        self.pending = events if cursor else first_of_generation(events)
+        self.pending = events if cursor else since_launch(events)
         self.cursor = cursor or Cursor()
 
     def _events(self, after: int) -> Sequence[Event]:
@@ -187,8 +181,10 @@ class SessionStream:
             build = sessions.build_of(self._session)
             if build is None or build.log_bytes == self._log_bytes_seen:
                 return
-            self._log_bytes_seen = build.log_bytes
-            yield from self._log_since(sessions.build_log(self._caller, self._session).encode())
+            text = sessions.build_log(self._caller, self._session).encode()
+            yield from self._log_since(text)
+            if text:  # where GitLab could not say whether one may read it, the next look asks again
+                self._log_bytes_seen = build.log_bytes
 
     def _log_since(self, text: bytes) -> Iterator[bytes]:
         if not text:

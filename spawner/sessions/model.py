@@ -6,7 +6,7 @@ whoever holds the session's lease.
 Must not know: HTTP, the database, any runtime or GitLab shape.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -169,3 +169,9 @@ class Event:
     kind: EventKind
     message: str
     data: Mapping[str, Any]
+
+
+def since_launch(events: Sequence[Event]) -> Sequence[Event]:
+    """Return the events since the session was launched last: the end of a life before is not this one's."""
+    starts = [n for n, event in enumerate(events) if event.kind is EventKind.PHASE and event.phase is Phase.NEW]
+    return events[starts[-1] :] if starts else events

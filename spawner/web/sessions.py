@@ -19,7 +19,7 @@ from spawner.errors import SessionNotFound, SpawnerError, foreign
 from spawner.images.log import failing_lines
 from spawner.images.model import BuildPolicy, FallbackPolicy
 from spawner.names import SessionName
-from spawner.sessions.model import Event, EventKind, Phase, Session
+from spawner.sessions.model import Event, EventKind, Phase, Session, since_launch
 from spawner.sessions.service import LaunchCommand
 from spawner.users.model import Caller
 from spawner.web.words import STARTING_PHASES, stages
@@ -48,7 +48,7 @@ def show(name: str) -> str:
     caller = current_caller()
     sessions = services().sessions
     session = sessions.get(caller, SessionName(name))
-    events = _this_generation(sessions.events(caller, session.name, after=0))
+    events = since_launch(sessions.events(caller, session.name, after=0))
     log = _build_log(caller, session)
     return render_template(
         "sessions/show.html",
@@ -64,11 +64,6 @@ def show(name: str) -> str:
         has_built_image=session.phase is Phase.RUNNING and sessions.has_built_image(session),
         cursor=f"{events[-1].id if events else 0}-{len(log.encode())}",
     )
-
-
-def _this_generation(events: Sequence[Event]) -> Sequence[Event]:
-    starts = [n for n, event in enumerate(events) if event.kind is EventKind.PHASE and event.phase is Phase.NEW]
-    return events[starts[-1] :] if starts else events
 
 
 def _told(events: Sequence[Event]) -> Sequence[Event]:

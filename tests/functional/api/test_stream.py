@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from spawner.errors import ForgeUnavailable
 from spawner.names import SessionName
 from spawner.ports import JobStatus
 from tests.functional.api.conftest import client_of
@@ -124,6 +125,30 @@ def test_build_log(world: World, ada: FlaskClient) -> None:
     middle = next(frame for frame in found if frame.event == "log")
     rest = frames(ada, f"/notebooks/servers/{name}/events?until=ready", **{"Last-Event-ID": middle.id})
     assert log == middle.data["text"] + "".join(frame.data["text"] for frame in rest if frame.event == "log")
+
+
+def test_build_log_after_a_hiccup(world: World, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that could not be shown, as GitLab was away for a moment, is shown at the next look."""
+    world.add_job(world.forge.projects[42], JobStatus.RUNNING, log=b"Resolving\n")
+    name = launch(ada)["name"]
+    world.until(lambda: ada.get(f"/notebooks/logs/{name}").json)
+    world.services.sessions._access._jobs.clear()
+    answers, real = [0], world.forge.job
+
+    def away_once(*asked: Any) -> Any:
+        answers[0] += 1
+        if answers[0] == 1:
+            raise ForgeUnavailable("GitLab is away.")
+        return real(*asked)
+
+    monkeypatch.setattr(world.forge, "job", away_once)
+    stream = ada.get(f"/notebooks/servers/{name}/events")
+    for chunk in stream.iter_encoded():
+        if b"event: log" in chunk:
+            break
+        assert b"keep-alive" not in chunk, "the log did not come"
+    stream.close()
+    assert answers == [2]
 
 
 def test_too_many(ada: FlaskClient) -> None:

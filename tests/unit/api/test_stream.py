@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from spawner.api.stream import LOG_PIECE_BYTES, Cursor, first_of_generation, frame, last_of, parse_cursors, pieces
+from spawner.api.stream import LOG_PIECE_BYTES, Cursor, frame, last_of, parse_cursors, pieces
 from spawner.names import SessionName
-from spawner.sessions.model import Event, EventKind, Phase
+from spawner.sessions.model import Event, EventKind, Phase, since_launch
 
 
 def _event(number: int, kind: EventKind, phase: Phase) -> Event:
@@ -93,4 +93,4 @@ def test_end(events: list[Event], ends: frozenset[EventKind], expected: int | No
 
 def test_generation() -> None:
     """A new viewer sees the last launch, not the failure before it."""
-    assert first_of_generation([STARTED, FAILED, AGAIN, READY]) == [AGAIN, READY]
+    assert since_launch([STARTED, FAILED, AGAIN, READY]) == [AGAIN, READY]
