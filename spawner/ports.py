@@ -282,6 +282,10 @@ class Forge(Protocol):
         """Start a manual job; raises MissingScope, Forbidden or Conflict."""
         ...
 
+    def retry(self, credential: Credential, project_id: int, job_id: int) -> None:
+        """Have a job that has ended run again, as a new job; raises MissingScope, or Forbidden when it may not."""
+        ...
+
     def create_pipeline(self, credential: Credential, project_id: int, ref: str) -> Pipeline:
         """Make a pipeline for a branch or tag; raises MissingScope, Forbidden or Conflict."""
         ...

@@ -233,6 +233,10 @@ class GitLabForge:
                 error.message, remedy="Look at the job in GitLab: it may have been started already."
             ) from error
 
+    def retry(self, credential: Credential, project_id: int, job_id: int) -> None:
+        """Run an ended job again as a new job; raises MissingScope, Forbidden (also: not retryable), or NotFound."""
+        self._transport.request(credential, "post", f"/projects/{project_id}/jobs/{job_id}/retry")
+
     def create_pipeline(self, credential: Credential, project_id: int, ref: str) -> Pipeline:
         """Make a pipeline for a branch or tag; raises MissingScope, Forbidden or Conflict (nothing would run)."""
         try:

@@ -90,6 +90,7 @@ class Build:
     is_over: bool = False
     finished_at: datetime | None = None  # when this process first saw the job's end
     found: Found | None = None  # the commit's own image, seen after its job succeeded
+    ordered_at: datetime | None = None  # when a launch last had the commit built (`build: now`)
     version: int = 0
 
 

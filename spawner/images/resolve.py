@@ -35,6 +35,7 @@ from spawner.ports import BuildJob, ImageKind, JobStatus
 
 LOOK_AGAIN_SECONDS = 5.0  # a wait without an end of its own is looked at this often
 CANCELING_CAP_SECONDS = 60.0  # a runner's after_script; a guess
+PUSHED_SECONDS = 5.0  # GitLab makes a pushed commit's pipeline within them: not a second one for `build: now`; a guess
 
 _QUEUED = {
     JobStatus.CREATED: "waits for an earlier stage",
@@ -73,6 +74,12 @@ _FAILURES = {
     "environment_creation_failure": "its environment could not be created",
     "image_pull_failure": "the runner could not pull the job's own image",
 }
+# Ends of a wait after which another build may be begun.
+BUILDABLE = frozenset({
+    "build_manual", "build_scheduled", "build_failed", "build_canceled", "build_skipped", "image_missing",
+    "no_build_job", "no_pipeline",
+})  # fmt: skip
+_SEEN = frozenset({"build_manual", "build_failed", "build_canceled", "build_skipped", "no_build_job"})
 # The better a status, the earlier it stands: the job to go by is the best one, the newest within a class.
 _PREFERENCE = (
     (JobStatus.SUCCESS,),
@@ -218,9 +225,11 @@ def _wait(facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
 
 
 def _with_trouble(decision: Waiting | Fallback, trouble: str) -> Waiting | Fallback:
-    """Say that what is known of the build is old, because GitLab cannot be asked."""
+    """Say that what is known of the build is old, because GitLab cannot be asked; what was seen to end has ended."""
     if isinstance(decision, Waiting):
         return replace(decision, reason=f"{decision.reason} GitLab cannot be asked just now: {trouble}")
+    if decision.code in _SEEN:
+        return decision
     return Fallback(code="gitlab_unavailable", reason=f"GitLab could not be asked. {trouble}")
 
 
@@ -243,10 +252,12 @@ def _without_job(build: Build, facts: Facts, policy: Policy, now: datetime) -> W
             code="no_build_job",
             reason=f"Pipeline {pipeline.id} of this commit has no job named '{build.job_name}' ({pipeline.status}).",
         )
+    is_ordered = build.ordered_at is not None and build.ordered_at >= facts.asked_at
+    is_impatient = policy.build is BuildPolicy.NOW and not is_ordered
     return _budgeted(
         "GitLab has made no pipeline for this commit yet.",
-        started_at=facts.asked_at,
-        seconds=policy.grace_seconds,
+        started_at=max(facts.asked_at, build.ordered_at or facts.asked_at),
+        seconds=min(policy.grace_seconds, PUSHED_SECONDS) if is_impatient else policy.grace_seconds,
         now=now,
         spent=Fallback(code="no_pipeline", reason="GitLab made no pipeline for this commit."),
         can_build_now=facts.may_build,

@@ -19,12 +19,12 @@ from spawner.errors import Forbidden, NotFound, SignInRequired, TemporaryError
 from spawner.images import log as build_log
 from spawner.images.finding import ImageFinder
 from spawner.images.model import Build, ChosenImage, Facts, Policy, build_id
+from spawner.images.ordering import BuildOrders
 from spawner.images.reference import parse
 from spawner.images.resolve import MOVING, best_job
 from spawner.images.store import BuildStore
 from spawner.names import CommitSha, SessionName
 from spawner.ports import (
-    BuildJob,
     Clock,
     Credential,
     Dispatcher,
@@ -116,6 +116,7 @@ class ImageService:
         self._dispatcher = dispatcher
         self._clock = clock
         self.settings = settings
+        self._orders = BuildOrders(forge=forge, builds=builds, clock=clock)
         self._finder = ImageFinder(
             forge=forge,
             registry=registry,
@@ -201,26 +202,27 @@ class ImageService:
         A thousand waiters call this each time the build changes: all but the first only read.
         """
         now = self._clock.now()
-        id_ = build_id(subject.forge, subject.project.id, subject.sha)
-        build = self._builds.get(id_)
-        if build is None:
-            build = self._builds.add(
-                Build(
-                    id=id_,
-                    forge=subject.forge,
-                    project_id=subject.project.id,
-                    sha=subject.sha,
-                    job_name=self.settings.build_job,
-                    first_asked_at=now,
-                    due_at=now,
-                )
-            )
+        build = self._row(subject, now)
         if build.due_at is None and not _was_just_seen(build, now):
-            self._builds.hint(id_, now)
-            self._dispatcher.soon(TaskKind.BUILD, id_)
+            self._builds.hint(build.id, now)
+            self._dispatcher.soon(TaskKind.BUILD, build.id)
         elif build.due_at is not None and build.due_at <= now:
-            self._dispatcher.soon(TaskKind.BUILD, id_)
+            self._dispatcher.soon(TaskKind.BUILD, build.id)
         return build
+
+    def _row(self, subject: Subject, now: datetime) -> Build:
+        id_ = build_id(subject.forge, subject.project.id, subject.sha)
+        return self._builds.get(id_) or self._builds.add(
+            Build(
+                id=id_,
+                forge=subject.forge,
+                project_id=subject.project.id,
+                sha=subject.sha,
+                job_name=self.settings.build_job,
+                first_asked_at=now,
+                due_at=now,
+            )
+        )
 
     def hint(self, forge: str, project_id: int, sha: CommitSha) -> None:
         """Look at a commit's build now, because a hook spoke of it; nothing when nobody ever asked for it."""
@@ -232,30 +234,13 @@ class ImageService:
         """Return the builds to look at now."""
         return self._builds.due(self._clock.now(), limit=100)
 
-    def build_now(self, subject: Subject, credential: Credential) -> None:
-        """Start the manual job, or make a pipeline; raises MissingScope, Forbidden or Conflict."""
-        job = self._best_job(subject, credential)
-        if job is None:
-            refs = self._forge.refs_of(credential, subject.project.id, subject.sha)
-            heads = [ref for ref in refs if self._is_head(ref.name, subject, credential)]
-            if heads:
-                self._forge.create_pipeline(credential, subject.project.id, heads[0].name)
-        elif job.status is JobStatus.MANUAL:
-            self._forge.play(credential, subject.project.id, job.id)
-        self.watch(subject)
-        self.hint(subject.forge, subject.project.id, subject.sha)
-
-    def _best_job(self, subject: Subject, credential: Credential) -> BuildJob | None:
-        """Return the commit's job from its row, or, where nobody has looked yet, from GitLab."""
-        build = self._builds.get(build_id(subject.forge, subject.project.id, subject.sha))
-        if build is not None and build.checked_at is not None:
-            return build.job
-        seen = self._forge.builds(credential, subject.project.id, subject.sha, job_name=self.settings.build_job)
-        return best_job(seen.jobs)
-
-    def _is_head(self, ref: str, subject: Subject, credential: Credential) -> bool:
-        found = self._forge.ref(credential, subject.project.id, ref)
-        return found is not None and found.sha == subject.sha
+    def build_now(self, subject: Subject, credential: Credential) -> bool:
+        """Have the commit built, once per launch; False when this launch has had its build. Raises as `BuildOrders`."""
+        build = self._row(subject, self._clock.now())
+        is_asked = self._orders.place(build, credential, asked_at=subject.asked_at)
+        if is_asked:
+            self._dispatcher.soon(TaskKind.BUILD, build.id)
+        return is_asked
 
     def poll(self, id: str) -> None:  # noqa: A002
         """Look at one build with any waiter's credential and tell its sessions what changed; idempotent.
@@ -381,7 +366,7 @@ def _differs(before: Build, after: Build) -> bool:
 def _finished_at(before: Build, after: Build, now: datetime) -> datetime | None:
     """Return when the job ended: by our clock when we saw it end, by GitLab's when it had ended before we looked."""
     job = after.job
-    if job is None or job.status in MOVING - {JobStatus.CANCELING}:
+    if job is None or job.status in (MOVING | {JobStatus.MANUAL}) - {JobStatus.CANCELING}:
         return None
     if before.finished_at is not None and before.job is not None and before.job.id == job.id:
         return before.finished_at

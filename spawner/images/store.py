@@ -34,6 +34,10 @@ class BuildStore(Protocol):
         """Make the build due now (a hook came); also reopens one that was over. False when unknown."""
         ...
 
+    def order(self, id: str, now: datetime) -> None:  # noqa: A002
+        """Note that the commit's build was just begun: forget what was last seen, make the row due, free the lease."""
+        ...
+
     def due(self, now: datetime, *, limit: int) -> Sequence[str]:
         """Return the ids of builds that are due, not over and not claimed, oldest first."""
         ...

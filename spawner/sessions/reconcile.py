@@ -16,9 +16,17 @@ from datetime import datetime, timedelta
 import structlog
 
 from spawner import metrics
-from spawner.errors import PermanentError, SignInRequired, SpawnerError, TemporaryError
+from spawner.errors import (
+    Conflict,
+    Forbidden,
+    MissingScope,
+    PermanentError,
+    SignInRequired,
+    SpawnerError,
+    TemporaryError,
+)
 from spawner.images.model import BuildPolicy, Fallback, FallbackPolicy, Policy, Ready, Unavailable, Waiting
-from spawner.images.resolve import fall, resolve
+from spawner.images.resolve import BUILDABLE, LOOK_AGAIN_SECONDS, fall, resolve
 from spawner.images.service import BUILTIN, ImageService, Subject
 from spawner.names import SessionName, WorkloadName, WorkloadSubject, workload_name
 from spawner.ports import (
@@ -191,8 +199,6 @@ class Reconciler:
         now = self._clock.now()
         subject = self.subject(session)
         policy = self.policy(session)
-        if session.request.build is BuildPolicy.NOW and session.phase is Phase.NEW:
-            self._images.build_now(subject, credential)
         if session.phase is Phase.WAITING and not session.trouble:
             # While the build is awaited its row tells all; every rung is looked at again before falling.
             decision = resolve(self._images.known(subject), policy, now)
@@ -202,10 +208,28 @@ class Reconciler:
         decision = resolve(facts, policy, now)
         if not isinstance(decision, Fallback):
             return decision
+        if policy.build is BuildPolicy.NOW and decision.code in BUILDABLE:
+            ordered = self._ordered(subject, credential, decision)
+            if isinstance(ordered, Waiting):
+                return ordered
+            decision = ordered
         if policy.fallback is FallbackPolicy.ANCESTOR:
             facts = self._images.with_ancestor(facts, subject, credential)
         _log.info("image_fallback", session=session.name, code=decision.code)
         return fall(facts, policy, decision)
+
+    def _ordered(self, subject: Subject, credential: Credential, decision: Fallback) -> Waiting | Fallback:
+        """Begin the build that the launch asks for; falls on where it has had one, or GitLab will not make one."""
+        try:
+            if not self._images.build_now(subject, credential):
+                return decision
+        except MissingScope:
+            raise  # the person's to mend: said with its remedy, never passed over
+        except (Forbidden, Conflict) as error:
+            reason = f"{decision.reason} A new build was refused: {error.message}"
+            return Fallback(code="build_refused", reason=reason)
+        due_at = self._clock.now() + timedelta(seconds=LOOK_AGAIN_SECONDS)
+        return Waiting(reason="GitLab is being asked to build this commit.", due_at=due_at)
 
     def subject(self, session: Session) -> Subject:
         """Return what the image service must know of a session."""

@@ -83,6 +83,24 @@ class BuildRows:
         with writing(self._engine) as connection:
             return connection.execute(statement).rowcount == 1
 
+    def order(self, id: str, now: datetime) -> None:  # noqa: A002 - as in `get`
+        """Note that the commit's build was just begun: forget what was last seen, make the row due, free the lease."""
+        forgotten = {"checked_at": None, "finished_at": None, "looks": 0, "log_bytes": 0, "trouble": ""}
+        statement = (
+            update(_builds)
+            .where(_builds.c.id == id)
+            .values(
+                **forgotten,
+                ordered_at=now,
+                due_at=now,
+                is_over=False,
+                version=_builds.c.version + 1,
+                claimed_until=None,
+            )
+        )
+        with writing(self._engine) as connection:
+            connection.execute(statement)
+
     def due(self, now: datetime, *, limit: int) -> Sequence[str]:
         """Return the ids of builds that are due, not over and not claimed, oldest first."""
         statement = (

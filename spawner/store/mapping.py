@@ -446,6 +446,7 @@ def build_to_columns(build: Build) -> JSON:
         "is_over": build.is_over,
         "finished_at": build.finished_at,
         "found": found_to_json(build.found),
+        "ordered_at": build.ordered_at,
     }
 
 
@@ -468,5 +469,6 @@ def build_from_columns(row: Columns) -> Build:
         is_over=row["is_over"],
         finished_at=row["finished_at"],
         found=found_from_json(row["found"]),
+        ordered_at=row["ordered_at"],
         version=row["version"],
     )

@@ -160,6 +160,7 @@ build_logs = Table(
 
 users = Table(
     "users",
+    Column("ordered_at", UTCDateTime),
     metadata,
     Column("id", Name, primary_key=True),
     Column("forge", Name, nullable=False),

@@ -19,6 +19,7 @@ from spawner.errors import StoreUnavailable
 from spawner.log import get_logger
 from spawner.names import SessionName, UserId
 from spawner.ports import Clock
+from spawner.sessions.model import ENDED
 from spawner.store import tables
 from spawner.store.engine import reading, writing
 from spawner.store.sealing import Seal
@@ -31,6 +32,8 @@ _grants = tables.grants
 _logins = tables.logins
 _tokens = tables.tokens
 _codes = tables.codes
+_sessions = tables.sessions
+_ENDED = sorted(phase.value for phase in ENDED)
 
 REFRESH_SECONDS = 60.0  # a lease longer than any call to GitLab; a holder that died is waited for this long
 REFRESH_POLL_SECONDS = 0.05
@@ -102,9 +105,10 @@ class UserRows:
         return None if row is None else self._grant(row)
 
     def remove_grant(self, user_id: UserId, *, session: SessionName | None = None) -> None:
-        """Delete a grant; a no-op when gone."""
+        """Delete a grant; a no-op when gone. That of a session is kept while the session lives."""
+        lives = select(_sessions.c.name).where(_sessions.c.name == session, _sessions.c.phase.not_in(_ENDED)).exists()
         with writing(self._engine) as connection:
-            connection.execute(delete(_grants).where(*_grant_key(user_id, session or "")))
+            connection.execute(delete(_grants).where(*_grant_key(user_id, session or ""), ~lives))
 
     def with_grant_lock(self, user_id: UserId, refresh: Callable[[Grant], Grant | None]) -> Grant | None:
         """Run `refresh` on the newest grant while no other process can, and persist what it returns.

@@ -218,7 +218,7 @@ class UserService:
         )
 
     def drop_bearer(self, person: UserId, session: SessionName) -> None:
-        """Delete the bearer kept with a session; a no-op when there is none."""
+        """Delete the bearer kept with a session that has ended; a no-op when there is none, or it lives again."""
         self._store.remove_grant(person, session=session)
 
     def scopes(self, person: UserId, *, session: SessionName | None = None) -> frozenset[str]:

@@ -32,7 +32,7 @@ class UserStore(Protocol):
         ...
 
     def remove_grant(self, user_id: UserId, *, session: SessionName | None = None) -> None:
-        """Delete a grant; a no-op when gone."""
+        """Delete a grant; a no-op when gone. That of a session is kept while the session lives."""
         ...
 
     def with_grant_lock(self, user_id: UserId, refresh: Callable[[Grant], Grant | None]) -> Grant | None:

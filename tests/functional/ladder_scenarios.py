@@ -262,6 +262,57 @@ def a_pipeline_that_the_launch_makes(stage: Stage) -> Told:
     return builds(stage, stage.commit("  script: [sleep 2]", push_options=["ci.skip"]), build="now")
 
 
+@scenario("manual", "build now", source="built", reason=BUILT, phases=WAITED)
+def a_manual_job_that_an_earlier_launch_saw(stage: Stage) -> Told:
+    sha = stage.built("  when: manual\n  script: [sleep 2]")
+    assert stage.watch(stage.launch(sha)).source == "build_manual"
+    return builds(stage, sha, build="now")
+
+
+@scenario("failed", "build now", source="built", reason=BUILT, phases=WAITED)
+def a_failed_job_that_the_launch_retries(stage: Stage) -> Told:
+    tried = stage.work / "tried"
+    sha = stage.built(f"  script: [\"if mkdir '{tried}'; then exit 1; fi\", sleep 2]")
+    assert stage.watch(stage.launch(sha)).source == "build_failed"
+    return builds(stage, sha, build="now")
+
+
+@scenario("failed", "build now", source="build_failed", reason="a command of the job failed")
+def a_failed_job_that_is_retried_once(stage: Stage) -> Told:
+    sha = stage.built("  script: [exit 1]")
+    first = stage.job(sha, "failed")
+    told = stage.watch(stage.launch(sha, build="now"))
+    jobs = stage.api("GET", f"/pipelines/{first['pipeline']['id']}/jobs?include_retried=true")
+    assert len(jobs) == 2, jobs
+    assert f"(job {first['id']})" not in told.reason, told.reason
+    return told
+
+
+@scenario("bad_gateway_html", "build now", source="build_failed", reason="a command of the job failed")
+def a_build_that_is_asked_for_while_gitlab_is_away(stage: Stage) -> Told:
+    sha = stage.built("  when: manual\n  script: [exit 1]")
+    stage.job(sha, "manual")
+    name = stage.launch(sha, build="now")
+    return stage.watch(name, at="WAITING", act=lambda: stage.arm("bad_gateway_html", times=3))
+
+
+@scenario("same environment", "build now", source="environment", reason="declared the same environment", phases=AT_ONCE)
+def a_build_that_nobody_needs(stage: Stage) -> Told:
+    older = stage.commit("", files={"requirements.txt": "numpy==2.2.0\n"})
+    newer = stage.commit("  script: ['true']", files={"notebook.ipynb": "{}"}, push_options=["ci.skip"])
+    stage.push_image(older, key=stage.key(older))
+    told = stage.watch(stage.launch(newer, build="now"))
+    made = stage.api("GET", f"/pipelines?sha={newer}")
+    assert {pipeline["status"] for pipeline in made} <= {"skipped"}, made
+    return told
+
+
+@scenario("case 1", "build now", source="build_refused", reason="the newest commit of a branch or tag only")
+def a_build_that_gitlab_cannot_make(stage: Stage) -> Told:
+    older, _ = stage.commit_two(f"  {NOBODY}\n  script: ['true']")
+    return stage.watch(stage.launch(older, build="now"))
+
+
 @scenario("case 8", source="built", reason=BUILT, phases=WAITED)
 def a_pipeline_of_a_tag(stage: Stage) -> Told:
     sha = stage.commit("  rules:\n    - if: $CI_COMMIT_TAG\n  script: [sleep 3]")

@@ -1,6 +1,6 @@
 """The build store on both databases.
 
-Covered: round trips, the poller's lease, versions, hints, what is due, logs. Left out: many pollers at once
+Covered: round trips, the poller's lease, versions, hints, orders, what is due, logs. Left out: many pollers at once
 (`test_concurrency`).
 """
 
@@ -71,6 +71,18 @@ def test_hint_during_a_look(builds: BuildRows) -> None:
     builds.hint(BUILD.id, at(1))
     assert builds.save(replace(BUILD, is_over=True, due_at=None)) is None
     assert [BUILD.id] == builds.due(at(1), limit=9)
+    assert builds.claim(BUILD.id, seconds=30)
+
+
+def test_order(builds: BuildRows) -> None:
+    """An order forgets what was seen and makes the build due and free; a look that began before does not stand."""
+    builds.add(replace(BUILD, is_over=True, due_at=None))
+    assert builds.claim(BUILD.id, seconds=30)
+    builds.order(BUILD.id, at(50))
+    forgotten = {"checked_at": None, "finished_at": None, "looks": 0, "log_bytes": 0, "trouble": "", "version": 1}
+    after = replace(BUILD, is_over=False, due_at=at(50), ordered_at=at(50), **forgotten)  # type: ignore[arg-type]
+    assert after == builds.get(BUILD.id)
+    assert builds.save(replace(BUILD, is_over=True)) is None
     assert builds.claim(BUILD.id, seconds=30)
 
 

@@ -11,12 +11,14 @@ from sqlalchemy import Engine, select, update
 
 from spawner.errors import Misconfigured
 from spawner.names import SessionName, UserId
+from spawner.sessions.model import Phase
 from spawner.store import tables
 from spawner.store.engine import reading, writing
+from spawner.store.sessions import SessionRows
 from spawner.store.users import UserRows
 from spawner.users.model import Grant, Login, OwnToken, User
 from tests.contract.store.conftest import KEY
-from tests.contract.store.values import AT, FixedClock, at
+from tests.contract.store.values import AT, FixedClock, at, named
 
 ADA = User(
     id=UserId("a"), forge="default", subject="7", username="ada", name="Ada Ü", email="ada@example.org", is_admin=True
@@ -71,6 +73,17 @@ def test_grants(users: UserRows) -> None:
     assert users.grant(ADA.id, session=SessionName("s1")) is not None
     users.remove_grant(ADA.id, session=SessionName("s1"))
     assert users.grant(ADA.id, session=SessionName("s1")) is None
+
+
+@pytest.mark.parametrize(("phase", "is_kept"), [(Phase.NEW, True), (Phase.FAILED, False), (Phase.GONE, False)])
+def test_a_living_session_keeps_its_grant(
+    users: UserRows, sessions: SessionRows, phase: Phase, *, is_kept: bool
+) -> None:
+    """Who ends a session late does not take the grant of one that was launched again meanwhile."""
+    sessions.add(named("s1", phase=phase), [])
+    users.put_grant(replace(GRANT, session="s1"))
+    users.remove_grant(ADA.id, session=SessionName("s1"))
+    assert (users.grant(ADA.id, session=SessionName("s1")) is not None) is is_kept
 
 
 def test_nothing_readable_at_rest(users: UserRows, engine: Engine) -> None:

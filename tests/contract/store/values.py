@@ -160,6 +160,7 @@ BUILD = Build(
     trouble="rate limited",
     is_over=False,
     finished_at=at(9),
+    ordered_at=at(8),
 )
 
 

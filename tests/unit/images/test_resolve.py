@@ -239,6 +239,11 @@ EDGE_CASES: Mapping[str, tuple[Facts, Policy, str]] = {
         POLICY,
         "gitlab_unavailable",
     ),
+    "13 GitLab cannot be asked, the end was seen": (
+        facts(build(job(JobStatus.MANUAL), trouble="GitLab answers 503.")),
+        POLICY,
+        "build_manual",
+    ),
     "13 GitLab cannot be asked, budget over": (
         facts(build(None, checked_at=None, trouble="GitLab answers 503."), asked_at=ago(301)),
         POLICY,
@@ -261,6 +266,21 @@ def test_an_edge_case_ends_as_the_table_says(case: str) -> None:
 
 
 RUNGS: Mapping[str, tuple[Facts, Policy, str]] = {
+    "to be built now, pushed a moment ago": (
+        facts(build(None, pipelines=()), asked_at=ago(4)),
+        replace(POLICY, build=BuildPolicy.NOW),
+        "wait",
+    ),
+    "to be built now, no pipeline comes by itself": (
+        facts(build(None, pipelines=()), asked_at=ago(6)),
+        replace(POLICY, build=BuildPolicy.NOW),
+        "no_pipeline",
+    ),
+    "to be built now, pipeline on its way": (
+        facts(build(None, pipelines=(), ordered_at=ago(6)), asked_at=ago(40)),
+        replace(POLICY, build=BuildPolicy.NOW),
+        "wait",
+    ),
     "requested and there": (facts(requested_reference="r/x:1", requested=found()), POLICY, "requested"),
     "requested, not there": (facts(requested_reference="r/x:1"), POLICY, "default"),
     "requested, wrong kind": (
