@@ -11,17 +11,18 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import click
 import requests
 
 from builder.oci import is_loopback
 from spawner import config, runtimes
-from spawner.cli.connection import read_token
+from spawner.cli.connection import as_given, read_token
 from spawner.cli.exits import CommandFailed, ExitCode
 from spawner.cli.printing import document, json_option
 from spawner.config import Settings
@@ -31,6 +32,7 @@ from spawner.store import migrations
 from spawner.wiring import Wired, wire
 
 _LOOK_SECONDS = 5.0
+_FIRST_SERVER_ERROR = 500
 _LEAST_FREE_BYTES = 2_000_000_000  # a guess: three environments of a common size
 _WANTED_SCOPES = (frozenset({"api", "read_api"}), frozenset({"api", "read_repository", "write_repository"}))
 
@@ -121,6 +123,20 @@ def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
         )
 
 
+def _is_away(answer: requests.Response) -> bool:
+    """Say whether a server, or the proxy before it, is there but cannot answer just now."""
+    return answer.status_code == requests.codes.too_many_requests or answer.status_code >= _FIRST_SERVER_ERROR
+
+
+def _away(check: str, name: str, answer: requests.Response) -> Finding:
+    return Finding(
+        check=check,
+        verdict=Verdict.AWAY,
+        message=f"{name} answers {answer.status_code}: it is there, and cannot serve just now",
+        remedy="Look again in a minute; where it stays so, look at that server's own log.",
+    )
+
+
 def _of(check: str, error: SpawnerError) -> Finding:
     verdict = Verdict.AWAY if isinstance(error, TemporaryError) else Verdict.WRONG
     return Finding(check=check, verdict=verdict, message=error.message, remedy=error.remedy)
@@ -141,12 +157,14 @@ def _database(wired: Wired) -> Iterator[Finding]:
 
 def _gitlab(settings: Settings) -> Iterator[Finding]:
     url = settings.gitlab.url
-    answer = requests.get(f"{url}/api/v4/version", timeout=_LOOK_SECONDS, verify=_certificates(settings))
+    answer = requests.get(f"{url}/api/v4/version", auth=as_given, timeout=_LOOK_SECONDS, verify=_certificates(settings))
     # Without a token GitLab refuses this address with 401, in JSON; anything else is no GitLab.
     is_gitlab = answer.status_code in {200, 401} and answer.headers.get("Content-Type", "").startswith(
         "application/json"
     )
-    if is_gitlab:
+    if _is_away(answer):
+        yield _away("gitlab", url, answer)
+    elif is_gitlab:
         yield Finding(check="gitlab", verdict=Verdict.OK, message=f"{url} answers")
     else:
         yield Finding(
@@ -185,8 +203,11 @@ def _application(settings: Settings) -> Iterator[Finding]:
         setting = "SPAWNER_GITLAB__CLIENT_SECRET_FILE"
         fields["client_secret"] = config.read_secret(forge.client_secret_file, setting=setting)
     answer = requests.post(
-        f"{forge.url}/oauth/token", data=fields, timeout=_LOOK_SECONDS, verify=_certificates(settings)
+        f"{forge.url}/oauth/token", data=fields, auth=as_given, timeout=_LOOK_SECONDS, verify=_certificates(settings)
     )
+    if _is_away(answer):
+        yield _away("sign-in", forge.url, answer)
+        return
     error = answer.json().get("error") if "json" in answer.headers.get("Content-Type", "") else None
     if error == "invalid_grant":
         asked = ", ".join(forge.scopes)
@@ -229,7 +250,10 @@ def _registries(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="registry", verdict=Verdict.OK, message="GitLab's own, as each project names it")
     for host in hosts:
         scheme = "http" if is_loopback(host) else "https"
-        answer = requests.get(f"{scheme}://{host}/v2/", timeout=_LOOK_SECONDS)
+        answer = requests.get(f"{scheme}://{host}/v2/", auth=as_given, timeout=_LOOK_SECONDS)
+        if _is_away(answer):
+            yield _away("registry", host, answer)
+            continue
         is_registry = answer.status_code in {200, 401}
         yield Finding(
             check="registry",
@@ -244,8 +268,11 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="redis", verdict=Verdict.OK, message="not needed: tasks run in the web process")
         return
     parts = urlsplit(settings.redis.url)
+    password = None
+    if settings.redis.password_file is not None:
+        password = config.read_secret(settings.redis.password_file, setting="SPAWNER_REDIS__PASSWORD_FILE")
     try:
-        said = _ping(parts.hostname or "127.0.0.1", parts.port or 6379, is_tls=parts.scheme == "rediss")
+        said = _ping(parts, password)
     except OSError as error:
         yield Finding(
             check="redis",
@@ -254,21 +281,44 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             remedy="Start it, or correct SPAWNER_REDIS__URL. Until then due sessions are swept, at most 0.5 s later.",
         )
         return
-    # With a password it refuses a bare PING, which is an answer too.
-    is_redis = said.startswith((b"+PONG", b"-NOAUTH"))
-    yield Finding(
-        check="redis",
-        verdict=Verdict.OK if is_redis else Verdict.WRONG,
-        message=f"{parts.hostname} {'answers' if is_redis else 'answers what no Redis does'}",
-        remedy="" if is_redis else "Correct SPAWNER_REDIS__URL.",
-    )
+    if said.startswith("+PONG"):
+        yield Finding(check="redis", verdict=Verdict.OK, message=f"{parts.hostname} answers")
+    elif said.startswith("-"):
+        yield Finding(
+            check="redis",
+            verdict=Verdict.WRONG,
+            message=f"{parts.hostname} refuses: {said[1:]}",
+            remedy="Set SPAWNER_REDIS__PASSWORD_FILE to a file with its password, or to none where it has none.",
+        )
+    else:
+        yield Finding(
+            check="redis",
+            verdict=Verdict.WRONG,
+            message=f"{parts.hostname} answers what no Redis does",
+            remedy="Correct SPAWNER_REDIS__URL.",
+        )
 
 
-def _ping(host: str, port: int, *, is_tls: bool) -> bytes:
-    with socket.create_connection((host, port), timeout=_LOOK_SECONDS) as plain:
-        line = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if is_tls else plain
-        line.sendall(b"PING\r\n")
-        return line.recv(64)
+def _ping(parts: SplitResult, password: str | None) -> str:
+    """Return Redis's answer to a PING, or its refusal of the password. Source: RESP2."""
+    host = parts.hostname or "127.0.0.1"
+    with ExitStack() as held:
+        line = held.enter_context(socket.create_connection((host, parts.port or 6379), timeout=_LOOK_SECONDS))
+        if parts.scheme == "rediss":
+            line = held.enter_context(ssl.create_default_context().wrap_socket(line, server_hostname=host))
+        answers = held.enter_context(line.makefile("rb"))
+        user = [unquote(parts.username)] if parts.username else []
+        for words in ([["AUTH", *user, password]] if password is not None else []) + [["PING"]]:
+            line.sendall(b"".join([b"*%d\r\n" % len(words), *(_bulk(word) for word in words)]))
+            said = answers.readline(200).decode(errors="replace").strip()
+            if not said.startswith("+"):
+                break
+    return said
+
+
+def _bulk(word: str) -> bytes:
+    content = word.encode()
+    return b"$%d\r\n%s\r\n" % (len(content), content)
 
 
 def _runtime(settings: Settings) -> Iterator[Finding]:

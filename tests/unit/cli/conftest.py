@@ -15,6 +15,7 @@ from spawner.cli import main
 from spawner.ports import AccessLevel
 from spawner.store.engine import open_engine
 from tests.functional.api.world import World, make_world
+from tests.servers import free_port
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,20 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         return Ended(int(ended.value.code or 0), printed.out, printed.err)
 
     return call
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The least settings a spawner needs; GitLab's address answers nobody."""
+    (tmp_path / "keys").write_text("0123456789abcdefghijklmnopqrstuvwxyz-unit\n")
+    for name, value in {
+        "DATABASE__URL": f"sqlite:///{tmp_path}/slipway.db",
+        "GITLAB__URL": f"http://127.0.0.1:{free_port()}",
+        "SECRETS__KEY_FILE": str(tmp_path / "keys"),
+        "STANDALONE__ROOT": str(tmp_path / "standalone"),
+    }.items():
+        monkeypatch.setenv(f"SPAWNER_{name}", value)
+    return tmp_path
 
 
 @pytest.fixture

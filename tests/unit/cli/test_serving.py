@@ -10,22 +10,7 @@ from pathlib import Path
 import pytest
 
 from spawner.cli.exits import ExitCode
-from tests.servers import free_port
 from tests.unit.cli.conftest import Run
-
-
-@pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The least settings a spawner needs; GitLab's address answers nobody."""
-    (tmp_path / "keys").write_text("0123456789abcdefghijklmnopqrstuvwxyz-unit\n")
-    for name, value in {
-        "DATABASE__URL": f"sqlite:///{tmp_path}/slipway.db",
-        "GITLAB__URL": f"http://127.0.0.1:{free_port()}",
-        "SECRETS__KEY_FILE": str(tmp_path / "keys"),
-        "STANDALONE__ROOT": str(tmp_path / "standalone"),
-    }.items():
-        monkeypatch.setenv(f"SPAWNER_{name}", value)
-    return tmp_path
 
 
 @pytest.mark.parametrize(
