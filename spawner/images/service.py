@@ -314,9 +314,10 @@ class ImageService:
         if job is None or job.started_at is None:
             return after
         if _differs(before, after) or job.status in MOVING:
-            text = build_log.clean(self._forge.job_log(credential, after.project_id, job.id))
+            raw = self._forge.job_log(credential, after.project_id, job.id)
+            text = build_log.clean(raw, is_over=job.status not in MOVING)
             size = len(text.encode())
-            if size != before.log_bytes:
+            if size != before.log_bytes or _is_another(before, after):
                 self._builds.replace_log(after.id, text)
                 self._waiters.tell(after.id)
             return replace(after, log_bytes=size)
@@ -347,6 +348,10 @@ def _was_just_seen(build: Build, now: datetime) -> bool:
 
 def _is_over(build: Build) -> bool:
     return build.job is not None and build.job.status not in MOVING and build.job.status is not JobStatus.MANUAL
+
+
+def _is_another(before: Build, after: Build) -> bool:
+    return before.job is not None and after.job is not None and before.job.id != after.job.id
 
 
 def _differs(before: Build, after: Build) -> bool:
