@@ -14,7 +14,7 @@ import structlog
 
 from builder.entries import Kind
 from builder.tags import Label, candidate_tags, environment_tag, is_short_tag
-from spawner.errors import NotFound, TemporaryError
+from spawner.errors import NotFound, TemporaryError, foreign
 from spawner.images.model import ChosenImage, Found, ImageSource
 from spawner.images.reference import parse
 from spawner.images.resolve import default_kind
@@ -129,13 +129,16 @@ class ImageFinder:
         return None
 
     def requested(self, reference: str, credential: Credential) -> Found | None:
-        """Return the image that a launch names, of whatever kind it says it is."""
+        """Return the image that a launch names, of whatever kind it says it is; None also for one that we know not."""
         parsed = parse(reference)
         image = self._registry.find(str(parsed), credential)
         if image is None:
             return None
-        kind = ImageKind(image.labels.get(Label.KIND, ImageKind.CONTAINER.value))
-        return self._found(image, kind, parsed.tag or "")
+        kind = image.labels.get(Label.KIND, ImageKind.CONTAINER.value)
+        if kind not in set(ImageKind):  # made by a later release, or by nobody of ours: no runtime here starts it
+            _log.warning("image_of_unknown_kind", reference=str(parsed), kind=foreign(kind))
+            return None
+        return self._found(image, ImageKind(kind), parsed.tag or "")
 
     def default(self, accepts: frozenset[ImageKind]) -> ChosenImage | None:
         """Return what a launch without an image of its own gets; None when none is set, or it cannot be asked for."""

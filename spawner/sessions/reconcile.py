@@ -54,6 +54,15 @@ LEASE_SECONDS = 4.0
 RENEW_SECONDS = 1.0
 ROUNDS_LIMIT = 50  # a step that always asks for another is a defect, not a session
 SIGN_IN_AGAIN_SECONDS = 30.0
+DEFECTS_LIMIT = 5  # looks at one phase that end in what nobody foresaw: the next would too
+_LAUNCHING = frozenset({Phase.NEW, Phase.QUEUED, Phase.WAITING, Phase.STARTING})
+_DEFECT = Facts(
+    failure=Failure(
+        code="defect",
+        message="This service has a defect that keeps the session from being started.",
+        remedy="Tell whoever runs it: its log has the cause. Launching again may help.",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +109,7 @@ class Reconciler:
         self._settings = settings
         self._checkouts = checkouts
         self._holder = uuid.uuid4().hex
+        self._defects: dict[SessionName, tuple[tuple[int, Phase], int]] = {}  # in a row, of one generation and phase
 
     def reconcile(self, name: SessionName) -> None:
         """Look at a session until nothing is left to do now; returns at once when another holder is at it."""
@@ -112,10 +122,31 @@ class Reconciler:
                 for _ in range(ROUNDS_LIMIT):
                     claim = self._settle(claim)
                     if self._sessions.release(claim):
+                        self._defects.pop(name, None)
                         return
             _log.error("session_does_not_settle", session=name)
         except _LeaseLostError:
             _log.info("lease_lost", session=name)
+        except TemporaryError:
+            raise
+        except Exception:
+            self._count_defect(claim)
+            raise
+
+    def _count_defect(self, claim: Claim) -> None:
+        """Count what nobody foresaw; end a launch that never gets on because of it, in words."""
+        refreshed = self._sessions.refresh(claim)
+        if refreshed is None:
+            return
+        session, claim = refreshed
+        place = (session.generation, session.phase)
+        before, count = self._defects.get(session.name, (place, 0))
+        self._defects[session.name] = (place, count + 1 if before == place else 1)
+        is_launch = session.target is Target.RUNNING and session.phase in _LAUNCHING
+        if is_launch and self._defects[session.name][1] >= DEFECTS_LIMIT:
+            del self._defects[session.name]
+            self._save(session, machine.advance(session, _DEFECT, self._settings.rules, self._clock.now()), claim)
+        self._sessions.release(claim)
 
     @contextmanager
     def _renewed(self, claim: Claim) -> Iterator[None]:

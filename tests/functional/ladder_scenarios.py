@@ -432,6 +432,14 @@ def a_requested_image_that_is_missing(stage: Stage) -> Told:
     return stage.watch(stage.launch(sha, image=f"{host}/{stage.project.path}:another", fallback="default"))
 
 
+@scenario("requested", source="default", reason="does not exist, or you may not pull it", phases=AT_ONCE)
+def a_requested_image_of_a_kind_that_nobody_knows(stage: Stage) -> Told:
+    host = stage.stand_in.registry_url.partition("://")[2]
+    sha = stage.commit(f"  {NOBODY}\n  script: ['true']")
+    stage.push_image(sha, tags=["odd"], labels={"io.slipway.kind": "spaceship"})
+    return stage.watch(stage.launch(sha, image=f"{host}/{stage.project.path}:odd", fallback="default"))
+
+
 # GitLab or the registry is the first to say it: whichever is asked first after the end.
 @scenario("case 13", source="gitlab_unavailable|registry_unavailable", reason=".")
 def the_project_is_deleted_in_mid_wait(stage: Stage) -> Told:

@@ -1,0 +1,118 @@
+"""What a reconciler does where nobody foresaw what happens.
+
+Covered: a launch that a defect keeps from getting on, a session that got on.
+Left out: every foreseen way (the machine's table, the ladder's scenarios, the kill matrix).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from spawner.names import SessionName
+from spawner.sessions.checkout import CheckoutPlan
+from spawner.sessions.model import EventKind, Phase, Session
+from spawner.sessions.reconcile import DEFECTS_LIMIT, Reconciler, SessionSettings
+from spawner.store.engine import open_engine
+from spawner.store.sessions import SessionRows
+from tests.unit.sessions.test_machine import session
+
+if TYPE_CHECKING:
+    from spawner.images.service import ImageService
+    from spawner.ports import Dispatcher, Runtime
+    from spawner.users.service import UserService
+
+NAME = SessionName("alice-proj-12345678")
+
+
+class UnforeseenError(Exception):
+    """What no code knows of."""
+
+
+@dataclass
+class World:
+    """Everything a reconciler asks; `is_broken` makes the question for a credential end in what nobody foresaw."""
+
+    at: datetime = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+    is_broken: bool = True
+    announced: list[str] = field(default_factory=list)
+
+    def now(self) -> datetime:
+        return self.at
+
+    def credential(self, *_: object, **__: object) -> Any:
+        raise UnforeseenError
+
+    def announce(self, name: SessionName) -> None:
+        self.announced.append(name)
+
+
+@pytest.fixture
+def world() -> World:
+    """A world with a defect."""
+    return World()
+
+
+@pytest.fixture
+def rows(sqlite_url: str, world: World) -> Iterator[SessionRows]:
+    """The sessions of a database."""
+    engine = open_engine(sqlite_url)
+    yield SessionRows(engine, world)
+    engine.dispose()
+
+
+@pytest.fixture
+def reconciler(rows: SessionRows, world: World) -> Reconciler:
+    """A reconciler over that world."""
+    return Reconciler(
+        sessions=rows,
+        images=cast("ImageService", world),
+        users=cast("UserService", world),
+        runtimes=cast("dict[str, Runtime]", {}),
+        dispatcher=cast("Dispatcher", world),
+        clock=world,
+        settings=SessionSettings(instance="i", default_runtime="standalone", report_url="", relay_url=""),
+        checkouts=CheckoutPlan(relay_url=""),
+    )
+
+
+def looked_at(reconciler: Reconciler, rows: SessionRows, *, times: int) -> Session:
+    """Return the session after so many looks, each of which must end in the defect."""
+    for _ in range(times):
+        with pytest.raises(UnforeseenError):
+            reconciler.reconcile(NAME)
+    found = rows.get(NAME)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("phase", [Phase.NEW, Phase.WAITING])
+def test_a_launch_that_never_gets_on_fails_in_words(reconciler: Reconciler, rows: SessionRows, phase: Phase) -> None:
+    """After a few looks that end in a defect a launch fails, with its own code and with what to do."""
+    rows.add(session(phase, due_at=datetime(2026, 1, 1, tzinfo=UTC)), [])
+
+    before = looked_at(reconciler, rows, times=DEFECTS_LIMIT - 1)
+    after = looked_at(reconciler, rows, times=1)
+
+    assert (before.phase, after.phase) == (phase, Phase.FAILED)
+    assert after.failure is not None
+    assert (after.failure.code, bool(after.failure.remedy)) == ("defect", True)
+    assert [event.kind for event in rows.events(NAME, after=0)] == [EventKind.PHASE, EventKind.FAILED]
+
+
+def test_another_phase_counts_anew(reconciler: Reconciler, rows: SessionRows) -> None:
+    """Defects of an earlier phase are not held against a session that got on."""
+    rows.add(session(Phase.NEW), [])
+    looked_at(reconciler, rows, times=DEFECTS_LIMIT - 1)
+    claim = rows.claim(NAME, holder="other", seconds=4)
+    assert claim is not None
+    refreshed = rows.refresh(claim)
+    assert refreshed is not None
+    rows.save(replace(refreshed[0], phase=Phase.WAITING), [], refreshed[1])
+    rows.release(refreshed[1])
+
+    after = looked_at(reconciler, rows, times=DEFECTS_LIMIT - 1)
+
+    assert after.phase is Phase.WAITING
