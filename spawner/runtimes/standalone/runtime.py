@@ -312,10 +312,18 @@ class StandaloneRuntime:
             )
 
     def remove_workspace(self, workspace: str) -> None:
-        """Delete a workspace whose retention has ended; a no-op when it is gone."""
+        """Delete a workspace whose retention has ended; a no-op when it is gone.
+
+        It leaves its place in one step: whatever becomes of the deletion, nobody starts on half a folder.
+        """
+        if not is_name(workspace):
+            return
         folder = self.root / "workspaces" / workspace
-        if is_name(workspace) and folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
+        doomed = folder.with_name(f".{workspace}")
+        _remove(doomed)  # what a crash or a failure left of an earlier one
+        if folder.is_dir() and not folder.is_symlink():
+            folder.rename(doomed)
+            _remove(doomed)
 
     def admit(self, user_id: UserId, username: str) -> tuple[str, ...]:
         """Return warnings to show before a launch; raises SecondPerson when this person cannot be admitted."""
@@ -337,6 +345,19 @@ def _mapped(workload: Workload) -> Iterator[None]:
             f"This machine could not start {workload.name}: {exc.strerror or type(exc).__name__}.",
             remedy="Look at its free disk space, memory and processes.",
         ) from exc
+
+
+def _remove(folder: Path) -> None:
+    """Remove a person's folder, parts that they closed to writers included; a no-op when it is gone."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    if os.geteuid() != 0:  # root needs no leave, and must follow no link that a session makes meanwhile
+        folder.chmod(0o700)
+        for path, names, _ in os.walk(folder):
+            for each in (Path(path) / name for name in names):
+                if not each.is_symlink():
+                    each.chmod(0o700)
+    shutil.rmtree(folder)
 
 
 def _folder_name(project: str) -> str:
