@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from spawner.errors import NotFound, SignInRequired, TemporaryError
 from spawner.names import ProjectPath, UserId
-from spawner.ports import AccessLevel, Clock, Credential, Forge, Project
+from spawner.ports import AccessLevel, Clock, Credential, Forge, Project, ProjectKey
 from spawner.sessions.model import Session
 from spawner.users.access import Relation
 from spawner.users.model import Caller
@@ -81,10 +81,10 @@ class Access:
         """Keep a level that GitLab has just told; returns it."""
         return self._keep(self._levels, person, project_id, level)
 
-    def remember_path(self, person: UserId, path: ProjectPath, project: Project) -> None:
+    def remember_path(self, person: UserId, named: ProjectKey, project: Project) -> None:
         """Keep which project a path names for this person, as GitLab has just told."""
-        for each in (path, project.path):
-            self._keep(self._paths, person, each.lower(), project.id)
+        for path in {str(named), project.path}:
+            self._keep(self._paths, person, path.lower(), project.id)
 
     def project_of(self, person: UserId, path: ProjectPath) -> int | None:
         """Return the id of the project that a path named for this person a moment ago, or None."""

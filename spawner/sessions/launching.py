@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from spawner.errors import InvalidInput, RevisionNotFound, foreign
-from spawner.names import CommitSha, ProjectPath, is_full_sha
-from spawner.ports import AccessLevel, Commit, Credential, Forge, Project, Ref, RefKind
+from spawner.names import CommitSha, is_full_sha
+from spawner.ports import AccessLevel, Commit, Credential, Forge, Project, ProjectKey, Ref, RefKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Place:
 class Named:
     """What the person named. `sha` and `branch` may each be absent; `revision` is either, unread (from a URL)."""
 
-    project: ProjectPath
+    project: ProjectKey
     sha: str | None = None
     branch: str | None = None
     revision: str | None = None

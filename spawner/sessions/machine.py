@@ -231,11 +231,25 @@ def _stopping(session: Session, facts: Facts, rules: Rules, now: datetime) -> St
     return again(session, now)
 
 
+def relaunch(session: Session, now: datetime) -> Step:
+    """Return the first step of a session that is launched again: its next generation, once nothing of this one runs."""
+    is_over = session.phase is Phase.GONE or (session.phase is Phase.FAILED and session.due_at is None)
+    if is_over or session.workload is None:
+        return again(session, now)
+    after = replace(session, due_at=now, failure=None, reason="", step="", retain_until=None)
+    if session.phase is Phase.STOPPING:
+        return Step(session=after)
+    after, event = _enter(after, Phase.STOPPING, "Stopping, to launch again.", now)
+    return Step(session=after, events=(event,))
+
+
 def again(session: Session, now: datetime) -> Step:
-    """Return the first step of a session's next generation, on the workspace it has."""
+    """Return the first step of a session's next generation, as it was last asked for, on the workspace it has."""
+    has_workspace = session.has_workspace or session.launched_at is not None
     after = replace(
         session,
         generation=session.generation + 1,
+        runtime=session.request.runtime or session.runtime,
         workload=None,
         image=None,
         launched_at=None,
@@ -245,14 +259,14 @@ def again(session: Session, now: datetime) -> Step:
         step="",
         trouble="",
         trouble_since=None,
-        warnings=(),
         restarts=(),
         image_asked_at=now,
         retain_until=None,
         due_at=now,
-        has_workspace=True,
+        has_workspace=has_workspace,
     )
-    after, event = _enter(after, Phase.NEW, "Launching again on the workspace kept from before.", now)
+    message = "Launching again on the workspace kept from before." if has_workspace else "Launching again."
+    after, event = _enter(after, Phase.NEW, message, now)
     return Step(session=after, events=(event,))
 
 

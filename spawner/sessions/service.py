@@ -20,9 +20,7 @@ from spawner.errors import (
     HibernationUnavailable,
     InvalidInput,
     NameTooLong,
-    NotFound,
     SessionNotFound,
-    SignInRequired,
     TemporaryError,
 )
 from spawner.images.model import Build
@@ -42,7 +40,6 @@ from spawner.ports import (
     Dispatcher,
     Forge,
     ImageKind,
-    JobStatus,
     Observation,
     Routes,
     Runtime,
@@ -51,9 +48,10 @@ from spawner.ports import (
 )
 from spawner.sessions import machine
 from spawner.sessions.access import Access
+from spawner.sessions.housekeeping import Housekeeping
 from spawner.sessions.inventory import Inventory
 from spawner.sessions.launching import Finder, Named, Place
-from spawner.sessions.model import Event, EventKind, LaunchRequest, NewEvent, Phase, Session, Target
+from spawner.sessions.model import ENDED, Event, EventKind, LaunchRequest, NewEvent, Phase, Session, Target
 from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
 from spawner.sessions.reconcile import Reconciler, SessionSettings
 from spawner.sessions.store import Filter, SessionStore, Stamp
@@ -65,6 +63,7 @@ _log = structlog.get_logger()
 
 USERNAME_LIMIT = 63  # a label's; Renku refuses longer ones too
 DUE_LIMIT = 200
+TRIES = 10  # against whoever is at a session at the same moment, which saves a few times in a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +107,6 @@ class SessionService:
         self._sessions = sessions
         self._images = images
         self._users = users
-        self._forge = forge
         self._runtimes = runtimes
         self._routes = routes
         self._dispatcher = dispatcher
@@ -117,9 +115,18 @@ class SessionService:
         self._reconciler = reconciler
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="gitlab")
         self._finder = Finder(forge=forge, pool=self._pool)
-        self._access_checked_at = clock.now()
         self._access = access
         self.inventory = inventory
+        self._housekeeping = Housekeeping(
+            sessions=sessions,
+            users=users,
+            forge=forge,
+            runtimes=runtimes,
+            dispatcher=dispatcher,
+            clock=clock,
+            settings=settings,
+            inventory=inventory,
+        )
 
     # ------------------------------------------------------------ launch
 
@@ -132,7 +139,7 @@ class SessionService:
         request = self._checked(command.request)
         existing = self._existing(caller, command)
         if existing is not None:
-            return existing, False
+            return self._accepted(caller, existing, is_new=False)
         try:
             place = self.preview(caller, Named(project=command.project, sha=command.sha, branch=command.branch))
         except TemporaryError:
@@ -140,11 +147,21 @@ class SessionService:
             if existing is None:
                 raise
             return existing, False
+        return self._launch_at(caller, place, request)
+
+    def _launch_at(self, caller: Caller, place: Place, request: LaunchRequest) -> tuple[Session, bool]:
         runtime = self._runtimes[request.runtime or self.settings.default_runtime]
         warnings = self._admit(runtime, caller, place)
         session = self._new(caller, place, replace(request, runtime=runtime.name), warnings)
         kept = self.find(caller, place)
-        return self._put(caller, session) if kept is None else self._relaunched(kept, session)
+        found, is_new = self._put(caller, session) if kept is None else self._relaunched(kept, session)
+        return self._accepted(caller, found, is_new=is_new)
+
+    def _accepted(self, caller: Caller, session: Session, *, is_new: bool) -> tuple[Session, bool]:
+        """Keep the caller's newest bearer with their session, also with a living one; have it looked at with that."""
+        if self._users.keep_bearer(caller, session.name) or is_new:
+            self._wake(session.name)
+        return session, is_new
 
     def preview(self, caller: Caller, named: Named) -> Place:
         """Return what a launch of `named` would launch, without launching it."""
@@ -241,46 +258,38 @@ class SessionService:
 
     def _put(self, caller: Caller, session: Session) -> tuple[Session, bool]:
         for length in (8, 16, 32):
-            name = self._name(caller, session.project_path, session.branch, session.sha, length)
-            named = replace(session, name=name)
+            named = replace(session, name=self._name(caller, session.project_path, session.branch, session.sha, length))
             event = NewEvent(kind=EventKind.PHASE, message="Accepted.", data={"to": Phase.NEW.value})
             events = [event, *(NewEvent(kind=EventKind.WARNING, message=text) for text in session.warnings)]
-            if caller.bearer is not None:
-                self._users.keep_bearer(caller, name)
             kept, is_new = self._sessions.add(named, events)
             if is_new:
-                self._wake(kept.name)
                 return kept, True
             if _is_same(kept, session):
                 return self._relaunched(kept, named)
         raise Conflict("Three sessions meet in one name.", remedy="Stop one of them, then launch again.")
 
     def _relaunched(self, kept: Session, wanted: Session) -> tuple[Session, bool]:
-        """Begin the next generation of an ended session on its workspace; or find that it lives."""
-        if kept.phase is Phase.STOPPING or (kept.target is Target.GONE and kept.phase is not Phase.GONE):
-            self._sessions.wish(kept.name, target=Target.RUNNING, is_start_now=False)
-            self._wake(kept.name)
-            return self._sessions.get(kept.name) or kept, True
-        if kept.phase not in {Phase.GONE, Phase.FAILED}:
-            return kept, False
-        had_workspace = kept.launched_at is not None or kept.has_workspace
-        step = machine.again(replace(kept, request=wanted.request, runtime=wanted.runtime), self._clock.now())
-        step_session = replace(
-            step.session,
-            target=Target.RUNNING,
-            project=wanted.project,
-            username=wanted.username,
-            ref_kind=wanted.ref_kind,
-            is_start_now=False,
-            wants_built_image=False,
-            warnings=wanted.warnings,
-            has_workspace=had_workspace,
-        )
-        saved = self._sessions.relaunch(step_session, step.events)
-        if saved is None:  # somebody was quicker: theirs is the session
-            return self._sessions.get(kept.name) or kept, False
-        self._wake(saved.name)
-        return saved, True
+        """Begin the next generation of a session that has ended or is ending, as it is wanted now; or find it."""
+        for _ in range(TRIES):
+            if kept.target is Target.RUNNING and kept.phase not in ENDED:
+                return kept, False
+            asked = replace(
+                kept,
+                request=wanted.request,
+                project=wanted.project,
+                username=wanted.username,
+                ref_kind=wanted.ref_kind,
+                warnings=wanted.warnings,
+                target=Target.RUNNING,
+                is_start_now=False,
+                wants_built_image=False,
+            )
+            step = machine.relaunch(asked, self._clock.now())
+            saved = self._sessions.relaunch(step.session, step.events)
+            if saved is not None:
+                return saved, True
+            kept = self._sessions.get(kept.name) or kept  # it changed meanwhile, maybe into what is wanted
+        raise Conflict("The session is changing at this moment.", remedy="Launch it again in a few seconds.")
 
     # ------------------------------------------------------------ see
 
@@ -347,9 +356,10 @@ class SessionService:
     def has_built_image(self, session: Session) -> bool:
         """Say whether the commit's own image has arrived while the session runs on a lesser one."""
         build = self.build_of(session)
-        is_lesser = session.image is not None and session.image.source.value in {"default", "ancestor"}
-        is_built = build is not None and build.job is not None and build.job.status is JobStatus.SUCCESS
-        return is_lesser and is_built and session.request.image is None
+        is_lesser = session.image is not None and session.image.source in machine.LESSER
+        found = None if build is None else build.found
+        is_there = found is not None and found.kind in self._runtimes[session.runtime].image_kinds
+        return is_lesser and is_there and session.request.image is None
 
     def logs(self, caller: Caller, name: SessionName, *, max_lines: int) -> dict[str, str]:
         """Return each container's last lines, and the build's, by container; empty ones left out."""
@@ -402,14 +412,28 @@ class SessionService:
         if state == "hibernated":
             raise HibernationUnavailable("Sessions cannot be hibernated here.", remedy="Stop the session instead.")
         if resource_class_id is not None:
-            by_id(self.settings.classes, resource_class_id)
+            chosen = by_id(self.settings.classes, resource_class_id)
             if session.phase is not Phase.FAILED:
                 raise InvalidInput(
                     "The resource class can change only while the session is hibernated or failed.",
                     remedy="Stop the session, then launch it with the other class.",
                     detail="resource_class_id",
                 )
-        return session
+            resources(chosen, storage_bytes=round(session.request.storage_gigabytes * GIGABYTE))
+            session = self._asked(session, replace(session.request, resource_class_id=resource_class_id))
+        return self._retried(caller, session) if state == "running" and session.phase is Phase.FAILED else session
+
+    def _asked(self, session: Session, request: LaunchRequest) -> Session:
+        """Change what a session is started with the next time."""
+        saved = self._sessions.ask(session, request)
+        if saved is None:
+            raise Conflict("The session is changing at this moment.", remedy="Try again in a few seconds.")
+        return saved
+
+    def _retried(self, caller: Caller, session: Session) -> Session:
+        """Launch a failed session again as it was last asked for, with the rights that its owner has now."""
+        place = self.preview(caller, Named(project=session.project_id, sha=session.sha, branch=session.branch))
+        return self._launch_at(caller, place, session.request)[0]
 
     def open(self, caller: Caller, name: SessionName) -> Opened:
         """Make a one-time URL to the running session; its owner's only.
@@ -452,13 +476,8 @@ class SessionService:
         return self._sessions.due(self._clock.now(), limit=DUE_LIMIT)
 
     def housekeeping(self) -> None:
-        """End what is over: workspaces past their retention, sessions whose owner lost access."""
-        self._check_access()
-        self._end_retention()
-        self._dispatcher.soon(TaskKind.PREPARE, "")
-        self.inventory.sweep(grace_seconds=self.settings.rules.stop_grace_seconds)
-        for phase, count in self._sessions.count_by_phase().items():
-            metrics.SESSIONS.labels(phase=phase.value).set(count)
+        """End what is over; see `sessions.housekeeping`."""
+        self._housekeeping.run()
 
     def prepare(self) -> None:
         """Have each runtime's default image at hand, where it can; idempotent, and soon over when nothing is to do."""
@@ -469,38 +488,6 @@ class SessionService:
             image = None if prepare is None else self._images.default(runtime.image_kinds)
             if prepare is not None and image is not None:
                 prepare(WorkloadImage(reference=image.reference, digest=image.digest, kind=image.kind))
-
-    def _end_retention(self) -> None:
-        for session in self._sessions.retained(self._clock.now(), limit=DUE_LIMIT):
-            remove = getattr(self._runtimes.get(session.runtime), "remove_workspace", None)
-            if remove is not None:
-                remove(session.workspace)
-            if session.workload is not None:
-                self._sessions.end_workload(session.workload)
-            self._sessions.forget_workspace(session.name)
-            _log.info("workspace_removed", session=session.name)
-
-    def _check_access(self) -> None:
-        """Ask GitLab, now and then, whether each running session's owner still sees its project."""
-        now = self._clock.now()
-        if (now - self._access_checked_at).total_seconds() < self.settings.access_check_seconds:
-            return
-        self._access_checked_at = now
-        for session in self._sessions.list(Filter(has_ended=False)):
-            if session.phase is not Phase.RUNNING:
-                continue
-            try:
-                credential = self._users.credential(session.user_id, session=session.name)
-                self._forge.project(credential, session.project_id)
-            except NotFound:
-                self._end_for_lost_access(session)
-            except (TemporaryError, SignInRequired):
-                continue
-
-    def _end_for_lost_access(self, session: Session) -> None:
-        _log.info("access_lost", session=session.name)
-        self._sessions.wish(session.name, target=Target.GONE)
-        self._wake(session.name)
 
     def _wake(self, name: SessionName) -> None:
         self._dispatcher.soon(TaskKind.SESSION, name)

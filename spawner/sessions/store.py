@@ -12,7 +12,7 @@ from typing import Protocol
 
 from spawner.names import SessionName, UserId, WorkloadName
 from spawner.ports import Observation, State
-from spawner.sessions.model import Event, NewEvent, Phase, Session, Target, WorkloadRow
+from spawner.sessions.model import Event, LaunchRequest, NewEvent, Phase, Session, Target, WorkloadRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,14 @@ class Stamp:
 
     name: SessionName
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessDue:
+    """A running session whose owner's access is to be asked about; since when GitLab could not be asked as them."""
+
+    session: Session
+    unknown_since: datetime | None
 
 
 class SessionStore(Protocol):
@@ -100,7 +108,11 @@ class SessionStore(Protocol):
         ...
 
     def relaunch(self, session: Session, events: Sequence[NewEvent]) -> Session | None:
-        """Replace an ended session's whole row by its next generation where `version` still stands."""
+        """Replace an ended or ending session's whole row where `version` still stands; a holder's save then fails."""
+        ...
+
+    def ask(self, session: Session, request: LaunchRequest) -> Session | None:
+        """Replace what a session was launched with where `version` still stands; None where it does not."""
         ...
 
     def want(self, names: Sequence[SessionName]) -> None:
@@ -139,6 +151,14 @@ class SessionStore(Protocol):
         """Return every workload row of this instance."""
         ...
 
+    def outlived(self, *, limit: int) -> Sequence[WorkloadRow]:
+        """Return workloads of sessions that have gone on to another."""
+        ...
+
+    def end_workloads(self, names: Sequence[WorkloadName]) -> None:
+        """Delete many workloads' rows and observations in one statement."""
+        ...
+
     def end_workload(self, name: WorkloadName) -> None:
         """Delete a workload's row and its observation; a no-op when gone."""
         ...
@@ -162,8 +182,20 @@ class SessionStore(Protocol):
         """Return ended sessions whose workspace retention is over; never one whose workspace another still needs."""
         ...
 
-    def forget_workspace(self, name: SessionName) -> None:
-        """Write that a session's workspace is gone."""
+    def forget_workspace(self, session: Session) -> None:
+        """Write that an ended session's workspace is gone, where `version` still stands."""
+        ...
+
+    def access_due(self, before: datetime, *, limit: int) -> Sequence[AccessDue]:
+        """Return running sessions whose owner's access was not asked about since `before`, longest ago first."""
+        ...
+
+    def access_checked(self, name: SessionName, *, at: datetime, unknown_since: datetime | None) -> None:
+        """Write when a session's owner's access was asked about; a relaunch forgets both times."""
+        ...
+
+    def strays_seen(self, site: str, names: Sequence[WorkloadName], now: datetime) -> Mapping[WorkloadName, datetime]:
+        """Return when each stray of a site was first seen, now for a new one; those not named are forgotten."""
         ...
 
     def count_by_phase(self) -> Mapping[Phase, int]:

@@ -33,8 +33,8 @@ from sqlalchemy import (
 )
 
 from spawner.names import SessionName, UserId
-from spawner.sessions.model import ENDED, Event, NewEvent, Phase, Session, Target
-from spawner.sessions.store import Claim, Filter, Stamp
+from spawner.sessions.model import ENDED, Event, LaunchRequest, NewEvent, Phase, Session, Target
+from spawner.sessions.store import AccessDue, Claim, Filter, Stamp
 from spawner.store import mapping, statements, tables, upsert
 from spawner.store.engine import reading, writing
 from spawner.store.statements import PEOPLES_COLUMNS
@@ -145,12 +145,24 @@ class SessionRows(WorkloadRows):
         return self._write(statements.SAVE, session, events, {**_setting(columns), **told})
 
     def relaunch(self, session: Session, events: Sequence[NewEvent]) -> Session | None:
-        """Replace an ended session's whole row by its next generation where `version` still stands.
+        """Replace an ended or ending session's whole row where `version` still stands; a holder's save then fails.
 
         Raises `wanted`: whoever holds the lease goes round again. Event ids go on counting.
         """
         told = {**_setting(mapping.session_to_columns(session)), "the_name": session.name}
         return self._write(statements.RELAUNCH, session, events, told)
+
+    def ask(self, session: Session, request: LaunchRequest) -> Session | None:
+        """Replace what a session was launched with where `version` still stands; None where it does not."""
+        statement = (
+            update(_sessions)
+            .where(_sessions.c.name == session.name, _sessions.c.version == session.version)
+            .values(request=mapping.request_to_json(request), version=_sessions.c.version + 1)
+            .returning(_sessions)
+        )
+        with writing(self._engine) as connection:
+            row = connection.execute(statement).mappings().first()
+        return None if row is None else mapping.session_from_columns(dict(row))
 
     def _write(
         self, statement: Update, session: Session, events: Sequence[NewEvent], parameters: Mapping[str, Any]
@@ -316,12 +328,44 @@ class SessionRows(WorkloadRows):
             rows = connection.execute(statement).mappings().all()
         return [mapping.session_from_columns(dict(row)) for row in rows]
 
-    def forget_workspace(self, name: SessionName) -> None:
+    def forget_workspace(self, session: Session) -> None:
         """Write that an ended session's workspace is gone; a no-op for one that was relaunched meanwhile."""
         statement = (
             update(_sessions)
-            .where(_sessions.c.name == name, _sessions.c.phase.in_(_ENDED))
+            .where(
+                _sessions.c.name == session.name,
+                _sessions.c.version == session.version,
+                _sessions.c.phase.in_(_ENDED),
+            )
             .values(has_workspace=False, retain_until=None, version=_sessions.c.version + 1)
+        )
+        with writing(self._engine) as connection:
+            connection.execute(statement)
+
+    # ------------------------------------------------------------ access
+
+    def access_due(self, before: datetime, *, limit: int) -> Sequence[AccessDue]:
+        """Return running sessions whose owner's access was not asked about since `before`, longest ago first."""
+        asked_at = _sessions.c.access_checked_at
+        statement = (
+            select(_sessions)
+            .where(_sessions.c.phase == Phase.RUNNING.value, or_(asked_at.is_(None), asked_at <= before))
+            .order_by(asked_at.nulls_first(), _sessions.c.name)
+            .limit(limit)
+        )
+        with reading(self._engine) as connection:
+            rows = connection.execute(statement).mappings().all()
+        return [
+            AccessDue(session=mapping.session_from_columns(dict(row)), unknown_since=row["access_unknown_since"])
+            for row in rows
+        ]
+
+    def access_checked(self, name: SessionName, *, at: datetime, unknown_since: datetime | None) -> None:
+        """Write when a session's owner's access was asked about; a relaunch forgets both times."""
+        statement = (
+            update(_sessions)
+            .where(_sessions.c.name == name)
+            .values(access_checked_at=at, access_unknown_since=unknown_since)
         )
         with writing(self._engine) as connection:
             connection.execute(statement)

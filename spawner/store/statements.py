@@ -9,7 +9,7 @@ Must not know: engines, transactions, values.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Integer, String, Update, bindparam, case, or_, select, update
+from sqlalchemy import Column, ColumnElement, Integer, String, Update, bindparam, case, null, or_, select, update
 
 from spawner.store import tables
 from spawner.store.types import DatabaseTime
@@ -17,6 +17,7 @@ from spawner.store.types import DatabaseTime
 _sessions = tables.sessions
 LEASE = frozenset({"holder", "claimed_until", "wanted"})
 COUNTED = frozenset({"version", "events"})
+CHECKED = frozenset({"access_checked_at", "access_unknown_since"})
 PEOPLES_COLUMNS = ("target", "is_start_now", "wants_built_image")
 
 
@@ -30,7 +31,7 @@ def _the(column: Column[Any]) -> ColumnElement[Any]:
 
 _NAMED = _sessions.c.name == _the(_sessions.c.name)
 _HELD = (_NAMED, _sessions.c.holder == _the(_sessions.c.holder), _sessions.c.claimed_until > DatabaseTime())
-_SAVED = tuple(column for column in _sessions.columns if column.name not in LEASE | COUNTED)
+_SAVED = tuple(column for column in _sessions.columns if column.name not in LEASE | COUNTED | CHECKED)
 
 
 def _written(columns: Sequence[Column[Any]], *conditions: ColumnElement[bool], **other: ColumnElement[Any]) -> Update:
@@ -73,7 +74,9 @@ SAVE = _written(
 )
 """Parameters: set_* but the people's, the_name, the_version, the_holder, the_wanted, now, new_events."""
 
-RELAUNCH = _written(_SAVED, _NAMED, wanted=_sessions.c.wanted + 1)
+RELAUNCH = _written(
+    _SAVED, _NAMED, wanted=_sessions.c.wanted + 1, access_checked_at=null(), access_unknown_since=null()
+)
 """Parameters: set_*, the_name, the_version, new_events."""
 
 

@@ -76,6 +76,9 @@ sessions = Table(
     Column("trouble_since", UTCDateTime),
     Column("version", BigInteger, nullable=False),
     Column("events", BigInteger, nullable=False),
+    # When GitLab was last asked whether the owner still sees the project, and since when it cannot be asked as them.
+    Column("access_checked_at", UTCDateTime),
+    Column("access_unknown_since", UTCDateTime),
     # The lease, by the database's clock, and the count of wake-ups.
     Column("holder", Name),
     Column("claimed_until", UTCDateTime),
@@ -83,6 +86,9 @@ sessions = Table(
     Index(None, "user_id", "is_gone", "created_at"),
     Index(None, "project_id", "is_gone", "created_at"),
     Index(None, "namespace", "project_slug", "is_gone"),
+    Index(None, "user_id", "project_id", "sha"),
+    Index(None, "workspace"),
+    Index(None, "phase", "access_checked_at"),
     Index(None, "is_gone", "created_at"),
     Index(None, "build_id", "phase", "created_at"),
     Index(None, "due_at"),
@@ -126,6 +132,15 @@ observations = Table(
     Column("cpu_cores", Float),
 )
 
+# What runs although no session is served by it, since when it is seen: it outlives a restart of ours.
+strays = Table(
+    "strays",
+    metadata,
+    Column("site", Name, primary_key=True),
+    Column("workload", Name, primary_key=True),
+    Column("first_seen_at", UTCDateTime, nullable=False),
+)
+
 builds = Table(
     "builds",
     metadata,
@@ -145,6 +160,7 @@ builds = Table(
     Column("is_over", Boolean, nullable=False),
     Column("finished_at", UTCDateTime),
     Column("found", JSON(none_as_null=True)),
+    Column("ordered_at", UTCDateTime),
     Column("version", BigInteger, nullable=False),
     Column("claimed_until", UTCDateTime),
     Index(None, "is_over", "due_at"),
@@ -160,7 +176,6 @@ build_logs = Table(
 
 users = Table(
     "users",
-    Column("ordered_at", UTCDateTime),
     metadata,
     Column("id", Name, primary_key=True),
     Column("forge", Name, nullable=False),

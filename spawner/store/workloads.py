@@ -5,8 +5,9 @@ not by the same health seen again, so that whoever observes while holding the le
 Must not know: runtimes; what a state means.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from sqlalchemy import Connection, Engine, delete, select, update
 
@@ -20,6 +21,7 @@ from spawner.store.upsert import upsert
 _workloads = tables.workloads
 _observations = tables.observations
 _sessions = tables.sessions
+_strays = tables.strays
 
 SESSION_OWNER = "session"
 _ENDS = frozenset({Health.EXITED, Health.GONE})
@@ -69,10 +71,38 @@ class WorkloadRows:
             rows = connection.execute(select(_workloads).order_by(_workloads.c.name)).mappings().all()
         return [mapping.workload_from_columns(dict(row)) for row in rows]
 
+    def outlived(self, *, limit: int) -> Sequence[WorkloadRow]:
+        """Return workloads of sessions that have gone on to another, by name."""
+        statement = (
+            select(_workloads)
+            .join(_sessions, _workloads.c.owner_name == _sessions.c.name)
+            .where(_workloads.c.owner_kind == SESSION_OWNER, _sessions.c.workload.is_distinct_from(_workloads.c.name))
+            .order_by(_workloads.c.name)
+            .limit(limit)
+        )
+        with reading(self._engine) as connection:
+            rows = connection.execute(statement).mappings().all()
+        return [mapping.workload_from_columns(dict(row)) for row in rows]
+
+    def end_workloads(self, names: Sequence[WorkloadName]) -> None:
+        """Delete workloads' rows and, by their foreign key, their observations; a no-op for those gone."""
+        if not names:
+            return
+        with writing(self._engine) as connection:
+            connection.execute(delete(_workloads).where(_workloads.c.name.in_(names)))
+
     def end_workload(self, name: WorkloadName) -> None:
         """Delete a workload's row and, by its foreign key, its observation; a no-op when gone."""
+        self.end_workloads([name])
+
+    def strays_seen(self, site: str, names: Sequence[WorkloadName], now: datetime) -> Mapping[WorkloadName, datetime]:
+        """Return when each stray of a site was first seen, now for a new one; those not named are forgotten."""
         with writing(self._engine) as connection:
-            connection.execute(delete(_workloads).where(_workloads.c.name == name))
+            connection.execute(delete(_strays).where(_strays.c.site == site, _strays.c.workload.not_in(names)))
+            for name in sorted(names):  # strays are few, or something is wrong
+                upsert(connection, _strays, {"site": site, "workload": name, "first_seen_at": now}, update=())
+            rows = connection.execute(select(_strays).where(_strays.c.site == site)).all()
+        return {WorkloadName(row.workload): row.first_seen_at for row in rows}
 
     def set_state(self, name: WorkloadName, state: State) -> None:
         """Save what the runtime said, before its next step; a no-op when the workload was ended."""

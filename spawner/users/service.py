@@ -203,10 +203,16 @@ class UserService:
         """Return the credential of a request: its own bearer, else the person's grant; raises as `credential`."""
         return caller.bearer or self.credential(caller.user.id)
 
-    def keep_bearer(self, caller: Caller, session: SessionName) -> None:
-        """Keep a caller's GitLab bearer with one session, when they have no grant; it never becomes a sign-in."""
+    def keep_bearer(self, caller: Caller, session: SessionName) -> bool:
+        """Keep a caller's GitLab bearer with their session, when they have no grant; it never becomes a sign-in.
+
+        Returns whether it is a new one; the forge is asked for nothing when it is not.
+        """
         if caller.bearer is None or self._store.grant(caller.user.id) is not None:
-            return
+            return False
+        kept = self._store.grant(caller.user.id, session=session)
+        if kept is not None and kept.access_token == caller.bearer.token:
+            return False
         self._store.put_grant(
             Grant(
                 user_id=caller.user.id,
@@ -216,6 +222,7 @@ class UserService:
                 session=session,
             )
         )
+        return True
 
     def drop_bearer(self, person: UserId, session: SessionName) -> None:
         """Delete the bearer kept with a session that has ended; a no-op when there is none, or it lives again."""

@@ -58,7 +58,8 @@ def test_unknown(sessions: SessionRows) -> None:
     missing = SessionName("missing")
     sessions.want([missing])
     sessions.want([])
-    sessions.forget_workspace(missing)
+    sessions.forget_workspace(named("missing"))
+    sessions.access_checked(missing, at=AT, unknown_since=None)
     claim = Claim(name=missing, holder="one", wanted=0)
     seen = (
         sessions.get(missing),
@@ -360,8 +361,9 @@ def test_retention(sessions: SessionRows) -> None:
     sessions.add(named("kept", workspace="k", phase=Phase.GONE, retain_until=at(1)), [])
     assert [each.name for each in sessions.retained(AT, limit=9)] == ["failed", "gone"]
     assert [each.name for each in sessions.retained(AT, limit=1)] == ["failed"]
-    for name in ("gone", "failed", "running"):
-        sessions.forget_workspace(SessionName(name))
+    for each in sessions.list(Filter(has_ended=None)):
+        if each.name != "kept":
+            sessions.forget_workspace(each)
     assert sessions.retained(AT, limit=9) == []
     kept = {each.name: each.has_workspace for each in sessions.list(Filter(has_ended=None))}
     assert kept == {"gone": False, "failed": False, "running": True, "kept": False}
@@ -384,28 +386,36 @@ def test_a_shared_workspace_is_kept(sessions: SessionRows, other: dict[str, Any]
     assert is_over is bool(sessions.retained(AT, limit=9))
 
 
-@pytest.mark.parametrize(
-    ("other", "is_over"),
-    [
-        ({"phase": Phase.RUNNING}, False),
-        ({"phase": Phase.GONE, "retain_until": at(1), "due_at": None}, False),
-        ({"phase": Phase.FAILED, "due_at": AT}, False),
-        ({"phase": Phase.GONE, "retain_until": None, "due_at": None}, True),
-        ({"phase": Phase.RUNNING, "workspace": "another"}, True),
-    ],
-)
-def test_a_shared_workspace_is_kept(sessions: SessionRows, other: dict[str, Any], *, is_over: bool) -> None:
-    """A workspace that another session runs on, or keeps, or has not let go yet, is not over."""
-    sessions.add(named("ended", workspace="one", phase=Phase.GONE, retain_until=at(-1), due_at=None), [])
-    sessions.add(named("other", **{"workspace": "one", **other}), [])
-    assert is_over is bool(sessions.retained(AT, limit=9))
-
-
 def test_relaunch_races_with_forgetting(sessions: SessionRows) -> None:
     """A relaunch decided before the workspace was forgotten does not stand."""
     ended, _ = sessions.add(named("a", phase=Phase.GONE, retain_until=at(-1), has_workspace=True), [])
-    sessions.forget_workspace(ended.name)
+    sessions.forget_workspace(ended)
     assert sessions.relaunch(replace(ended, phase=Phase.NEW), []) is None
+
+
+def test_forgetting_races_with_a_relaunch(sessions: SessionRows) -> None:
+    """A workspace that a session was relaunched on, and keeps since its next end, is not forgotten."""
+    ended, _ = sessions.add(named("a", phase=Phase.GONE, retain_until=at(-1), has_workspace=True), [])
+    again = sessions.relaunch(replace(ended, retain_until=at(9)), [])
+    sessions.forget_workspace(ended)
+    assert again == sessions.get(ended.name)
+
+
+def test_access_due(sessions: SessionRows) -> None:
+    """Asked about next are running sessions, the longest unasked first; a relaunch begins anew."""
+    for name, phase in (("a", Phase.RUNNING), ("b", Phase.RUNNING), ("c", Phase.RUNNING), ("d", Phase.WAITING)):
+        sessions.add(named(name, phase=phase), [])
+    sessions.access_checked(SessionName("a"), at=at(-5), unknown_since=at(-9))
+    sessions.access_checked(SessionName("b"), at=at(1), unknown_since=None)
+    due = sessions.access_due(AT, limit=9)
+    assert [(each.session.name, each.unknown_since) for each in due] == [("c", None), ("a", at(-9))]
+    assert [each.session.name for each in sessions.access_due(AT, limit=1)] == ["c"]
+    sessions.save(replace(due[1].session, step="x"), [], claimed(sessions, SessionName("a")))
+    assert sessions.access_due(AT, limit=9)[1].unknown_since == at(-9)
+    saved = sessions.get(SessionName("a"))
+    assert saved is not None
+    sessions.relaunch(saved, [])
+    assert [each.unknown_since for each in sessions.access_due(AT, limit=9)] == [None, None]
 
 
 @pytest.mark.parametrize(("phase", "counts"), [(phase, phase not in {Phase.GONE, Phase.FAILED}) for phase in Phase])

@@ -13,7 +13,7 @@ from spawner.ports import Health, Observation
 from spawner.sessions.model import WorkloadRow
 from spawner.store.sessions import SessionRows
 from spawner.store.workloads import is_news, newest
-from tests.contract.store.values import PLAIN, FixedClock
+from tests.contract.store.values import PLAIN, FixedClock, at
 
 NAME = WorkloadName("weather-0123456-abc")
 ROW = WorkloadRow(
@@ -40,6 +40,35 @@ def test_workload_round_trip(sessions: SessionRows) -> None:
     sessions.end_workload(NAME)
     sessions.end_workload(NAME)
     assert (sessions.workload(NAME), sessions.workloads()) == (None, [])
+
+
+def test_outlived(sessions: SessionRows) -> None:
+    """Outlived are the workloads that a session has left, not its own, not another owner's; they go together."""
+    sessions.add(replace(PLAIN, workload=WorkloadName("now")), [])
+    sessions.add(replace(PLAIN, name=SessionName("between"), workload=None), [])
+    for name, owner in (("now", PLAIN.name), ("before", PLAIN.name), ("last", "between")):
+        sessions.put_workload(replace(ROW, name=WorkloadName(name), owner_name=owner))
+    sessions.put_workload(replace(ROW, name=WorkloadName("pooled"), owner_kind="pool"))
+    sessions.observe(WorkloadName("before"), READY)
+    found = [row.name for row in sessions.outlived(limit=9)]
+    assert (found, [row.name for row in sessions.outlived(limit=1)]) == (["before", "last"], ["before"])
+    sessions.end_workloads(found)
+    sessions.end_workloads([])
+    assert [row.name for row in sessions.workloads()] == ["now", "pooled"]
+    assert sessions.observation(WorkloadName("before")) is None
+
+
+def test_strays(sessions: SessionRows) -> None:
+    """A stray keeps the time it was first seen, each site its own, until it is not there any more."""
+    one, two = WorkloadName("one"), WorkloadName("two")
+    assert sessions.strays_seen("a", [one], at(0)) == {one: at(0)}
+    assert sessions.strays_seen("b", [one], at(1)) == {one: at(1)}
+    assert sessions.strays_seen("a", [two, one], at(2)) == {one: at(0), two: at(2)}
+    assert sessions.strays_seen("a", [], at(3)) == {}
+    assert (sessions.strays_seen("a", [one], at(4)), sessions.strays_seen("b", [one], at(4))) == (
+        {one: at(4)},
+        {one: at(1)},
+    )
 
 
 def test_state(sessions: SessionRows) -> None:

@@ -19,29 +19,33 @@ from spawner.sessions.model import LaunchRequest, Phase, Session
 from spawner.sessions.service import LaunchCommand
 from tests.functional.api.world import SHA, World
 
-BODY = {"namespace": "grp", "project": "proj", "commit_sha": SHA, "branch": "main"}
+BODY: dict[str, Any] = {"namespace": "grp", "project": "proj", "commit_sha": SHA, "branch": "main"}
 MOVED = {**BODY, "namespace": "other"}
 A_WEEK = timedelta(days=7, seconds=1)
 
 
-def launch(client: FlaskClient, body: dict[str, str]) -> tuple[int, Any]:
+def launch(client: FlaskClient, body: dict[str, Any]) -> tuple[int, Any]:
     """Launch; return the status and the server object."""
     answer = client.post("/notebooks/servers", json=body)
     assert answer.status_code in {200, 201}, answer.text
     return answer.status_code, answer.json
 
 
-def run(world: World, client: FlaskClient, body: dict[str, str]) -> Session:
+def run(world: World, client: FlaskClient, body: dict[str, Any]) -> Session:
     """Launch a session and let it be ready."""
+    world.add_image(f"{body['namespace']}/{body['project']}", body["commit_sha"])
     name = SessionName(launch(client, body)[1]["name"])
     world.be_ready(name)
-    return world.until(lambda: in_phase(world, name, Phase.RUNNING))
+    running = world.until(lambda: in_phase(world, name, Phase.RUNNING))
+    world.settle(name)
+    return running
 
 
 def end(world: World, client: FlaskClient, session: Session) -> None:
     """Stop a session; return when nothing is left to do for it."""
     assert client.delete(f"/notebooks/servers/{session.name}").status_code == 204
     world.until(lambda: (ended := in_phase(world, session.name, Phase.GONE)) and ended.due_at is None)
+    world.settle(session.name)
 
 
 def in_phase(world: World, name: SessionName, phase: Phase) -> Session | None:
@@ -64,7 +68,6 @@ def let_a_minute_pass(world: World) -> None:
 @pytest.mark.parametrize("is_ended", [False, True], ids=["living", "ended"])
 def test_a_new_name_is_the_same_session(world: World, ada: FlaskClient, change: str, *, is_ended: bool) -> None:
     """A session is found again under its project's new path and its owner's new name: one row, one folder."""
-    world.add_image()
     world.add_image("other/proj")
     before = run(world, ada, BODY)
     if is_ended:
@@ -88,7 +91,6 @@ def test_a_new_name_is_the_same_session(world: World, ada: FlaskClient, change: 
 @pytest.mark.parametrize("is_ended", [False, True], ids=["living", "ended"])
 def test_a_new_project_on_an_old_path_is_another_session(world: World, ada: FlaskClient, *, is_ended: bool) -> None:
     """A project that took an old path gets a session, a folder and a name of its own, and the old one keeps its own."""
-    world.add_image()
     before = run(world, ada, BODY)
     if is_ended:
         end(world, ada, before)
@@ -127,7 +129,6 @@ def test_the_same_words_without_gitlab(world: World, ada: FlaskClient) -> None:
 
 def test_retention_spares_a_folder_in_use(world: World, ada: FlaskClient) -> None:
     """A folder that an older row of the same session once had is not deleted under the session that runs in it."""
-    world.add_image()
     running = run(world, ada, BODY)
     over = replace(
         running,
@@ -145,7 +146,6 @@ def test_retention_spares_a_folder_in_use(world: World, ada: FlaskClient) -> Non
 
 def test_retention_ends(world: World, ada: FlaskClient) -> None:
     """The folder of a session that ended a week ago is deleted."""
-    world.add_image()
     end(world, ada, run(world, ada, BODY))
     world.clock.passed += A_WEEK
 

@@ -323,6 +323,32 @@ def test_start_now(world: World, ada: FlaskClient) -> None:
     assert {"message": "Server was started using the default image.", "critical": False} in body["status"]["warnings"]
 
 
+@pytest.mark.parametrize("is_pushed", [False, True], ids=["nothing pushed", "pushed"])
+def test_a_built_image(world: World, ada: FlaskClient, *, is_pushed: bool) -> None:
+    """A built image is offered when it is there: a job that ended well and pushed nothing is none."""
+    project = world.forge.projects[42]
+    world.add_job(project, JobStatus.RUNNING)
+    name = SessionName(launch(ada)["name"])
+    world.until(lambda: _waiting(ada, name))
+    ada.patch(f"/notebooks/servers/{name}", json={"start": "now"})
+    world.be_ready(name)
+    world.until(lambda: _in_state(ada, name, "running"))
+    if is_pushed:
+        world.add_image()
+    world.add_job(project, JobStatus.SUCCESS)
+    session = world.rows.get(name)
+    assert session is not None
+    world.services.images.hint("default", 42, SHA)
+    world.until(lambda: _job_status(ada, name) == "success")
+    answer = ada.patch(f"/notebooks/servers/{name}", json={"image": "built"})
+    assert answer.status_code == (200 if is_pushed else 409)
+
+
+def _job_status(client: FlaskClient, name: str) -> Any:
+    body: Any = client.get(f"/notebooks/servers/{name}").json
+    return body["slipway"]["build"]["status"]
+
+
 def _waiting(client: FlaskClient, name: str) -> Any:
     body: Any = client.get(f"/notebooks/servers/{name}").json
     return body if body["slipway"]["phase"] == "WAITING" and body["slipway"]["build"] else None

@@ -17,7 +17,7 @@ from flask import Flask
 from sqlalchemy import Engine
 
 from spawner.context import EdgeOptions, ForgeAddress
-from spawner.errors import ForgeUnavailable, ProjectNotFound, TokenRejected
+from spawner.errors import Forbidden, ForgeUnavailable, ProjectNotFound, TokenRejected
 from spawner.http import create_app
 from spawner.images.model import BuildPolicy, Policy
 from spawner.images.service import ImageService, ImageSettings
@@ -111,12 +111,17 @@ class WorldForge:
         self.people: dict[str, ForgeUser] = {}
         self.projects: dict[int, WorldProject] = {}
         self.is_down = False
+        self.blocked: set[str] = set()
+        self.asked = 0
         self.git_requests: list[tuple[str | None, str, GitRequest, bytes]] = []
         self.git_answer = GitAnswer(status=200, headers={}, body=iter(()))
 
     def _who(self, credential: Credential) -> ForgeUser:
+        self.asked += 1
         if self.is_down:
             raise ForgeUnavailable("GitLab is away.", remedy="Wait a moment.")
+        if credential.token in self.blocked:
+            raise Forbidden("GitLab has blocked this person.")
         if credential.token not in self.people:
             raise TokenRejected("GitLab does not know this token.")
         return self.people[credential.token]
@@ -258,6 +263,8 @@ class WorldRuntime:
         self.lines: list[LogLine] = []
         self.warnings: tuple[str, ...] = ()
         self.workspaces: set[str] = set()
+        self.lingers = False  # a stop takes until this is over
+        self.before_removal: Callable[[str], None] = lambda _: None
 
     def admit(self, user_id: UserId, username: str) -> tuple[str, ...]:
         del user_id, username
@@ -278,7 +285,8 @@ class WorldRuntime:
 
     def stop(self, state: State, *, grace_seconds: float) -> None:
         del grace_seconds
-        self.health.pop(state["workload"], None)
+        if not self.lingers:
+            self.health.pop(state["workload"], None)
 
     def logs(self, state: State, *, max_lines: int) -> Iterator[LogLine]:
         del state
@@ -288,6 +296,7 @@ class WorldRuntime:
         yield from ()
 
     def remove_workspace(self, workspace: str) -> None:
+        self.before_removal(workspace)
         self.workspaces.discard(workspace)
 
     def address(self, session: SessionName, state: State) -> Address | None:
@@ -387,16 +396,6 @@ class World:
             project.project, path=ProjectPath(path), web_url=f"{FORGE_URL}/{path}", git_url=f"{FORGE_URL}/{path}.git"
         )
 
-    def move_project(self, project: WorldProject, path: str) -> None:
-        """Give a project another path; the old one is free for another."""
-        project.project = replace(
-            project.project, path=ProjectPath(path), web_url=f"{FORGE_URL}/{path}", git_url=f"{FORGE_URL}/{path}.git"
-        )
-
-    def forget(self) -> None:
-        """Forget what GitLab told, as a minute without a question does."""
-        self.services.sessions.access = None
-
     def add_image(self, path: str = "grp/proj", sha: str = SHA) -> RegistryImage:
         """Push the commit's own environment image."""
         return self.registry.put(
@@ -432,6 +431,12 @@ class World:
         from spawner.sessions.agents import Report  # noqa: PLC0415 - one use
 
         self.services.agents.report(workload.credential, Report(event="ready"))
+
+    def settle(self, name: SessionName) -> None:
+        """Wait until nobody is at a session."""
+        claim = self.until(lambda: self.rows.claim(name, holder="tests", seconds=5))
+        while not self.rows.release(claim):
+            claim = self.until(lambda: self.rows.claim(name, holder="tests", seconds=5))
 
     def until(self, look: Callable[[], T | None], *, seconds: float = 10.0) -> T:
         """Return what `look` returns once it is something; fails after `seconds`."""

@@ -1,7 +1,8 @@
 """What runs against what the database knows.
 
 Covered: a workload that serves its session, one whose session went on, one unknown to the database (young, old,
-too many at once), a runtime that cannot be asked. Left out: a real runtime's inventory (tests/contract/runtime).
+too many at once, across a restart), a runtime that cannot be asked or does not end one, rows left over.
+Left out: a real runtime's inventory (tests/contract/runtime).
 """
 
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from spawner.errors import RuntimeUnavailable
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
-from spawner.ports import Checkout, RefKind, Resources, Workload
+from spawner.ports import Checkout, Owned, RefKind, Resources, State, Workload
 from spawner.sessions.inventory import FEW, Inventory
 from spawner.sessions.model import Phase, WorkloadRow
 from spawner.store.engine import open_engine
@@ -148,6 +150,70 @@ def test_a_wrong_database_ends_nothing(world: World, strangers: int, *, ends: bo
     world.clock.at = NOW + timedelta(hours=25)
 
     assert (set(world.swept()), world.running()) == ((names, set()) if ends else (set(), names))
+
+
+def test_the_day_outlives_a_restart(world: World) -> None:
+    """The day of a stranger is counted on by the next process."""
+    world.run("w")
+    world.swept()
+    world.inventory = Inventory(sessions=world.sessions, runtimes={"standalone": world.runtime}, clock=world.clock)
+    world.clock.at = NOW + timedelta(hours=25)
+
+    assert world.swept() == ["w"]
+
+
+class Away(FakeRuntime):
+    """A runtime that stops nothing of one name, and can be away altogether."""
+
+    stuck = ""
+    is_away = False
+
+    def stop(self, state: State, *, grace_seconds: float) -> None:
+        """Refuse the one that is stuck."""
+        if state["workload"] == self.stuck:
+            raise RuntimeUnavailable("It does not answer.")
+        super().stop(state, grace_seconds=grace_seconds)
+
+    def inventory(self) -> Iterator[Owned]:
+        """Yield what lives, unless it is away."""
+        if self.is_away:
+            raise RuntimeUnavailable("It does not answer.")
+        return super().inventory()
+
+
+@pytest.fixture
+def away(world: World) -> Away:
+    """The world's runtime, which fails as a test says."""
+    away = Away(name="standalone")
+    world.runtime = away
+    world.inventory = Inventory(sessions=world.sessions, runtimes={"standalone": away}, clock=world.clock)
+    return away
+
+
+def test_one_that_cannot_be_ended_stops_no_other(world: World, away: Away) -> None:
+    """A runtime that refuses to end one stray is asked to end the others all the same."""
+    for name in ("a", "b", "c"):
+        world.run(name)
+        world.know(name, phase=Phase.GONE)
+    away.stuck = "b"
+
+    assert (sorted(world.swept()), world.running()) == (["a", "c"], {"b"})
+
+
+def test_rows_of_earlier_generations_go(world: World, away: Away) -> None:
+    """The row of a workload that its session has left goes once its runtime holds nothing of it, never before."""
+    world.know("w", phase=Phase.RUNNING, current="its-next-generation")
+    world.run("w")
+    away.stuck = "w"
+    world.swept()
+    assert [row.name for row in world.sessions.workloads()] == ["w"], "it runs"
+    away.end(WorkloadName("w"))
+    away.is_away = True
+    world.swept()
+    assert [row.name for row in world.sessions.workloads()] == ["w"], "nobody knows"
+    away.is_away = False
+    world.swept()
+    assert world.sessions.workloads() == []
 
 
 def test_workspaces_are_never_touched(world: World) -> None:

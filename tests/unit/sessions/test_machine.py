@@ -13,7 +13,7 @@ import pytest
 from spawner.images.model import ChosenImage, ImageSource, Ready, Unavailable, Waiting
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
 from spawner.ports import Health, ImageKind, Observation, Project, RefKind, Visibility
-from spawner.sessions.machine import Action, Facts, Rules, advance
+from spawner.sessions.machine import Action, Facts, Rules, advance, relaunch
 from spawner.sessions.model import EventKind, Failure, LaunchRequest, Phase, Session, Target
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -238,3 +238,43 @@ def test_a_stopped_session_says_how_long_its_folder_is_kept() -> None:
     assert [event.message for event in step.events if event.kind is EventKind.GONE] == [
         "The session has ended; its folder is kept for 7 days."
     ]
+
+
+RELAUNCHED: dict[str, tuple[Session, Phase, int]] = {
+    "gone": (session(Phase.GONE, workload=WorkloadName("w"), due_at=NOW), Phase.NEW, 2),
+    "failed and over": (session(Phase.FAILED, workload=WorkloadName("w"), due_at=None), Phase.NEW, 2),
+    "failed, still running": (session(Phase.FAILED, workload=WorkloadName("w"), due_at=NOW), Phase.STOPPING, 1),
+    "waiting": (session(Phase.WAITING), Phase.NEW, 2),
+    "starting": (session(Phase.STARTING), Phase.STOPPING, 1),
+    "running": (session(Phase.RUNNING), Phase.STOPPING, 1),
+    "stopping": (session(Phase.STOPPING), Phase.STOPPING, 1),
+}
+
+
+@pytest.mark.parametrize("case", RELAUNCHED)
+def test_a_relaunch_waits_for_what_runs(case: str) -> None:
+    """The next generation begins at once where nothing runs, else after the end of what does; as it was asked for."""
+    before, phase, generation = RELAUNCHED[case]
+    asked = replace(before, request=LaunchRequest(runtime="other"), target=Target.RUNNING)
+
+    first = relaunch(asked, NOW).session
+    last = first if first.phase is Phase.NEW else advance(first, seen(Health.GONE), RULES, NOW).session
+
+    assert (first.phase, first.generation, first.runtime) == (
+        phase,
+        generation,
+        "other" if generation == 2 else before.runtime,
+    )
+    assert (last.phase, last.generation, last.runtime, last.workload) == (Phase.NEW, 2, "other", None)
+    assert (first.due_at, first.failure) == (NOW, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_kept"), [({}, False), ({"has_workspace": True}, True), ({"launched_at": NOW}, True)]
+)
+def test_a_folder_is_kept_where_there_was_one(changes: dict[str, object], *, is_kept: bool) -> None:
+    """A next generation says that it reopens a folder only where an earlier one had one."""
+    step = relaunch(session(Phase.GONE, due_at=None, **changes), NOW)
+
+    assert step.session.has_workspace is is_kept
+    assert step.events[0].message.endswith("kept from before.") is is_kept

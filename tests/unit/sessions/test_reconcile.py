@@ -1,21 +1,25 @@
 """What a reconciler does where nobody foresaw what happens.
 
-Covered: a launch that a defect keeps from getting on, a session that got on.
+Covered: a launch that a defect keeps from getting on, a session that got on, a start that is put off again and again.
 Left out: every foreseen way (the machine's table, the ladder's scenarios, the kill matrix).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from sqlalchemy import update
 
+from spawner.errors import RuntimeUnavailable
 from spawner.names import SessionName
+from spawner.ports import Health, Observation, Progress, State, Workload
 from spawner.sessions.checkout import CheckoutPlan
 from spawner.sessions.model import EventKind, Phase, Session
 from spawner.sessions.reconcile import DEFECTS_LIMIT, Reconciler, SessionSettings
-from spawner.store.engine import open_engine
+from spawner.store import tables
+from spawner.store.engine import open_engine, writing
 from spawner.store.sessions import SessionRows
 from tests.unit.sessions.test_machine import session
 
@@ -41,6 +45,17 @@ class World:
 
     def now(self) -> datetime:
         return self.at
+
+    def start(self, workload: Workload) -> Iterator[Progress]:
+        del workload
+        yield Progress(message="Preparing.", state={"step": 1})
+        raise RuntimeUnavailable("The machine is full.")
+
+    def observe(self, states: Sequence[State]) -> Sequence[Observation]:
+        return [Observation(health=Health.STARTING) for _ in states]
+
+    def session_credential(self, *_: object) -> str:
+        return "s"
 
     def credential(self, *_: object, **__: object) -> Any:
         raise UnforeseenError
@@ -70,7 +85,7 @@ def reconciler(rows: SessionRows, world: World) -> Reconciler:
         sessions=rows,
         images=cast("ImageService", world),
         users=cast("UserService", world),
-        runtimes=cast("dict[str, Runtime]", {}),
+        runtimes=cast("dict[str, Runtime]", {"standalone": world}),
         dispatcher=cast("Dispatcher", world),
         clock=world,
         settings=SessionSettings(instance="i", default_runtime="standalone", report_url="", relay_url=""),
@@ -116,3 +131,25 @@ def test_another_phase_counts_anew(reconciler: Reconciler, rows: SessionRows) ->
     after = looked_at(reconciler, rows, times=DEFECTS_LIMIT - 1)
 
     assert after.phase is Phase.WAITING
+
+
+def test_a_start_that_is_put_off_says_why_once(reconciler: Reconciler, rows: SessionRows, sqlite_url: str) -> None:
+    """However often a start is tried again, its trouble is one warning, and its step is what is wrong."""
+    rows.add(session(Phase.STARTING, workload=None, launched_at=None), [])
+
+    for _ in range(3):
+        reconciler.reconcile(NAME)
+        free(sqlite_url)
+
+    warnings = [event.message for event in rows.events(NAME, after=0) if event.kind is EventKind.WARNING]
+    after = rows.get(NAME)
+    assert after is not None
+    assert (warnings, after.step) == (["The machine is full."], "The machine is full.")
+
+
+def free(url: str) -> None:
+    """Let go of every lease, as time would."""
+    engine = open_engine(url)
+    with writing(engine) as connection:
+        connection.execute(update(tables.sessions).values(claimed_until=None))
+    engine.dispose()
