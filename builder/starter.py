@@ -1,6 +1,7 @@
 """What `builder init` writes into a project that has no build job yet.
 
-It promises to change nothing that is there.
+It promises to change nothing that is there. The job is the one of `gitlab-ci-templates/image-build.gitlab-ci.yml` with
+its inputs at their defaults; a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,10 +15,23 @@ CI_FILE = ".gitlab-ci.yml"
 REQUIREMENTS_FILE = "requirements.txt"
 CI_TEXT = """\
 # One image per commit: reused in seconds where the environment is known, built where it is not.
+# It needs a runner that has the `builder` command; where that one has tags, add them: `tags: [slipway]`.
 image_build:
   stage: build
   needs: []
+  timeout: 1h
   interruptible: false
+  retry:
+    max: 1
+    when:
+      - runner_system_failure
+      - stuck_or_timeout_failure
+  rules:
+    - if: $CI_PIPELINE_SOURCE == "merge_request_event"
+    - if: $CI_COMMIT_BRANCH && $CI_OPEN_MERGE_REQUESTS
+      when: never
+    - if: $CI_COMMIT_BRANCH
+    - if: $CI_COMMIT_TAG
   script:
     - builder build --engine environment
   artifacts:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from builder.cli import main as builder
+from builder.cli import cli as builder
 from spawner import config
 from spawner.api import openapi
 from spawner.cli import COMMANDS
@@ -113,9 +113,8 @@ def commands_page() -> str:
             command = spawner.get_command(context, name)
             if command is not None:
                 lines += _command(f"spawner {name}", command)
-    if isinstance(builder, click.Group):
-        for name, command in sorted(builder.commands.items()):
-            lines += _command(f"builder {name}", command)
+    for name, command in sorted(builder.commands.items()):
+        lines += _command(f"builder {name}", command)
     return "\n".join(lines) + "\n"
 
 

@@ -45,6 +45,23 @@ def test_generated_pages_are_current(reference: ModuleType) -> None:
     assert stale == []
 
 
+@pytest.mark.parametrize(
+    "command", ["spawner serve", "spawner launch", "spawner doctor", "builder build", "builder init"]
+)
+def test_both_command_lines_are_described(reference: ModuleType, command: str) -> None:
+    """The page of commands has those of the spawner and those of the builder."""
+    assert f"## `{command}`" in reference.commands_page()
+
+
+def test_nobody_is_told_to_install_somebody_elses_package() -> None:
+    """Where a page installs this project by name it is by the name in pyproject.toml; `slipway` is somebody else's."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "gitlab-ci-templates").glob("*.md")]
+    named = {
+        name for page in pages for name in re.findall(r"pip install (?:-\S+ )*(slipway[\w-]*)", page.read_text("utf-8"))
+    }
+    assert named <= {"slipway_spawner-", "slipway-spawner"}
+
+
 def test_every_route_for_programs_is_in_the_document(reference: ModuleType) -> None:
     """No address of the API is undocumented; pages for people, Git and probes are not part of it."""
     documented = {re.sub(r"\{[^}]+\}", "*", path) for path in reference.api_document()["paths"]}

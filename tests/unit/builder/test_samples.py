@@ -85,6 +85,13 @@ def test_gitlabs_schema_accepts_every_ci_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_init_writes_the_job_of_the_template() -> None:
+    """A project that would rather not include the template gets the same job, rule by rule."""
+    written, template = yaml.safe_load(CI_TEXT), _expanded()
+    assert template["image_build"].pop("tags") == []  # no tags: `init` leaves them out
+    assert written == template
+
+
 def test_every_ci_file_has_the_one_job() -> None:
     """All of them define `image_build`, nothing global, and run the builder's environment engine."""
     for document in _ci_files().values():
