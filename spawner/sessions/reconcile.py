@@ -339,7 +339,7 @@ class Reconciler:
                 if self._is_unwanted(session):
                     return
             now = self._clock.now()
-            self._saved(replace(session, launched_at=now), (), claim)
+            self._saved(replace(session, launched_at=now, trouble=""), (), claim)
             metrics.LAUNCH_STAGE_SECONDS.labels(stage="pull").observe((now - session.phase_since).total_seconds())
         except TemporaryError as error:
             self._hold(session, error, claim)
@@ -358,9 +358,10 @@ class Reconciler:
             step = machine.advance(session, Facts(failure=failure), self._settings.rules, now)
             self._save(session, step, claim)
             return
-        later = replace(session, step=error.message, due_at=now + timedelta(seconds=error.retry_after_seconds))
+        due_at = now + timedelta(seconds=error.retry_after_seconds)
+        later = replace(session, step=error.message, trouble=error.message, due_at=due_at)
         event = NewEvent(kind=EventKind.WARNING, message=error.message)
-        self._saved(later, (event,) if session.step != error.message else (), claim)
+        self._saved(later, (event,) if session.trouble != error.message else (), claim)
         raise _LeaseLostError  # let go: `due_at` brings the session back
 
     def _saved(self, session: Session, events: Sequence[NewEvent], claim: Claim) -> Session:

@@ -17,6 +17,7 @@ from spawner.names import SessionName
 from spawner.ports import Health, Observation, Progress, State, Workload
 from spawner.sessions.checkout import CheckoutPlan
 from spawner.sessions.model import EventKind, Phase, Session
+from spawner.sessions.options import ResourceClass
 from spawner.sessions.reconcile import DEFECTS_LIMIT, Reconciler, SessionSettings
 from spawner.store import tables
 from spawner.store.engine import open_engine, writing
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from spawner.users.service import UserService
 
 NAME = SessionName("alice-proj-12345678")
+SMALL = ResourceClass(id=1, name="small", cpu_cores=1, memory_bytes=0)
 
 
 class UnforeseenError(Exception):
@@ -88,7 +90,9 @@ def reconciler(rows: SessionRows, world: World) -> Reconciler:
         runtimes=cast("dict[str, Runtime]", {"standalone": world}),
         dispatcher=cast("Dispatcher", world),
         clock=world,
-        settings=SessionSettings(instance="i", default_runtime="standalone", report_url="", relay_url=""),
+        settings=SessionSettings(
+            instance="i", default_runtime="standalone", report_url="", relay_url="", classes=(SMALL,)
+        ),
         checkouts=CheckoutPlan(relay_url=""),
     )
 
