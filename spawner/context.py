@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response
 from spawner.errors import RequestForged, SignInRequired
 from spawner.names import SessionName
 from spawner.services import Services
+from spawner.sessions.looks import Looks
 from spawner.users.model import Caller
 from spawner.users.pace import LaunchPace
 
@@ -107,6 +108,7 @@ class Edge:
     services: Services
     options: EdgeOptions
     viewers: BoundedSemaphore  # one place per open event stream
+    looks: Looks  # what their streams ask together
     pace: LaunchPace
 
 

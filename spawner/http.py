@@ -25,6 +25,7 @@ from spawner.context import EXTENSION, Edge, EdgeOptions
 from spawner.errors import InvalidInput, SignInRequired, SpawnerError, TemporaryError
 from spawner.log import get_logger
 from spawner.services import Services
+from spawner.sessions.looks import Looks
 from spawner.users.pace import LaunchPace
 
 _log = get_logger(__name__)
@@ -84,6 +85,7 @@ def create_app(services: Services, options: EdgeOptions) -> Flask:
         services=services,
         options=options,
         viewers=threading.BoundedSemaphore(max(1, options.viewer_limit)),
+        looks=Looks(),
         pace=LaunchPace(most=options.launches_per_minute),
     )
     api.register(app)

@@ -2,8 +2,9 @@
 
 For: pages and programs that wait. Each frame's `id:` is a cursor; sent back as `Last-Event-ID` it resumes.
 Promises: nothing of the log is skipped or sent twice; the build's log travels in the same stream (cursor
-`<event id>-<log offset>`); an announcement makes it prompt, one look at the log every 2 s makes it certain; a
-comment every 15 s keeps it open; a reconnect after the last event gets 204, so that browsers stop.
+`<event id>-<log offset>`); an announcement makes it prompt, one look at the log every 2 s, for all viewers of this
+process, makes it certain; a comment every 15 s keeps it open; a reconnect after the last event gets 204, so that
+browsers stop.
 Must not know: how announcements travel, the database.
 Source: the HTML standard, "Server-sent events" (2024).
 """
@@ -21,17 +22,16 @@ from flask import Blueprint, Response, request
 from spawner import metrics
 from spawner.api.openapi import Operation, operation
 from spawner.api.schemas import EventsQuery, read_query
-from spawner.context import Announcements, Edge, current_caller, edge, login_required
+from spawner.context import Edge, current_caller, edge, login_required
 from spawner.errors import NotFound, SpawnerError, TooManyViewers
 from spawner.names import SessionName
 from spawner.services import Services
 from spawner.sessions.model import Event, EventKind, Phase, Session, since_launch
 from spawner.users.model import Caller
 
-LOOK_SECONDS = 2.0  # between two looks at the event log when nothing was announced
 KEEP_ALIVE_SECONDS = 15.0  # a proxy that cuts quiet connections usually waits 30 s or more
 RECONNECT_MILLISECONDS = 1000
-LOGIN_SECONDS = 5.0  # between two looks at whether a viewer is still signed in
+LOGIN_SECONDS = 5.0  # between two looks at whether a viewer is still signed in, and may still see the session
 LOG_PIECE_BYTES = 16_384
 EVENTS_LIMIT = 500  # what one look returns at most
 CURSOR_LIMIT = 6000  # gunicorn refuses header fields beyond 8190 bytes
@@ -113,14 +113,16 @@ class SignedIn:
 class SessionStream:
     """One viewer of one session."""
 
-    def __init__(self, services: Services, announcements: Announcements, caller: Caller, session: Session) -> None:
-        self._services = services
-        self._announcements = announcements
+    def __init__(self, carried: Edge, caller: Caller, session: Session) -> None:
+        self._services = carried.services
+        self._announcements = carried.options.announcements
+        self._looks = carried.looks
         self._caller = caller
-        self._signed_in = SignedIn(services, caller)
+        self._signed_in = SignedIn(carried.services, caller)
         self._session = session
+        self._read_at = time.monotonic()
         self._name = session.name
-        self._log_bytes_seen = -1
+        self._log_bytes_seen = 0
         self.cursor = Cursor()
         self.ends = frozenset({EventKind.GONE})
         self.pending: Sequence[Event] = ()
@@ -143,7 +145,7 @@ class SessionStream:
         """Yield frames until the last event; ends quietly when the person may no longer see the session."""
         yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
         written_at = time.monotonic()
-        with suppress(NotFound):
+        with suppress(NotFound), self._looks.watching(self._name, self.cursor.event):
             while True:
                 for piece in self._batch():
                     written_at = time.monotonic()
@@ -155,12 +157,17 @@ class SessionStream:
                     yield b": keep-alive\n\n"
                 if not self._signed_in.still():
                     return
-                self._announcements.wait({self._name}, LOOK_SECONDS)
-                self.pending = self._look()
+                is_announced = self._announcements.wait({self._name}, self._looks.seconds_left())
+                self.pending = self._look(is_announced=is_announced)
 
-    def _look(self) -> Sequence[Event]:
+    def _look(self, *, is_announced: bool) -> Sequence[Event]:
+        seen = self.cursor.event
+        is_due = is_announced or time.monotonic() - self._read_at >= LOGIN_SECONDS
         try:
-            return self._events(self.cursor.event)
+            if not is_due and not self._looks.has_news(self._name, seen, self._services.sessions.events_of):
+                return ()
+            self._read_at = time.monotonic()
+            return self._events(seen)
         except NotFound:
             raise
         except SpawnerError:  # the database was away for a moment: the next look is 2 s off
@@ -178,8 +185,12 @@ class SessionStream:
         """Yield what the build's log has grown by; a log that was started anew begins again, and says so."""
         sessions = self._services.sessions
         with suppress(SpawnerError):  # the event log is worth showing without the build's
-            build = sessions.build_of(self._session)
-            if build is None or build.log_bytes == self._log_bytes_seen:
+            build = self._looks.once(
+                ("build", self._session.build_id),
+                lambda: sessions.build_of(self._session),
+                is_fresh=bool(self.pending),  # an event may be the build's end: nothing of its log may be missed
+            )
+            if build is None or not build.log_bytes or build.log_bytes == self._log_bytes_seen:
                 return
             text = sessions.build_log(self._caller, self._session).encode()
             yield from self._log_since(text)
@@ -211,11 +222,12 @@ class SessionStream:
 class PersonStream:
     """One viewer of all of a person's sessions; the cursor holds one number per session."""
 
-    def __init__(self, services: Services, announcements: Announcements, caller: Caller) -> None:
-        self._services = services
-        self._announcements = announcements
+    def __init__(self, carried: Edge, caller: Caller) -> None:
+        self._services = carried.services
+        self._announcements = carried.options.announcements
+        self._looks = carried.looks
         self._caller = caller
-        self._signed_in = SignedIn(services, caller)
+        self._signed_in = SignedIn(carried.services, caller)
         self._cursors: dict[SessionName, int] = {}
 
     def begin(self, cursors: Mapping[SessionName, int] | None) -> None:
@@ -226,9 +238,9 @@ class PersonStream:
     def frames(self) -> Iterator[bytes]:
         """Yield frames until the viewer leaves."""
         yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
-        written_at = time.monotonic()
+        written_at, is_announced = time.monotonic(), True
         while True:
-            for event in self._look():
+            for event in self._look(is_announced=is_announced):
                 self._cursors[event.session] = event.id
                 written_at = time.monotonic()
                 yield frame(event.kind.value, {"session": event.session, **event_data(event)}, self._cursor())
@@ -237,13 +249,16 @@ class PersonStream:
                 yield b": keep-alive\n\n"
             if not self._signed_in.still():
                 return
-            self._announcements.wait(frozenset(self._cursors), LOOK_SECONDS)
+            is_announced = self._announcements.wait(frozenset(self._cursors), self._looks.seconds_left())
 
-    def _look(self) -> Sequence[Event]:
+    def _look(self, *, is_announced: bool) -> Sequence[Event]:
+        sessions = self._services.sessions
+        question = ("heads", self._caller.user.id)
         try:
-            for name in self._services.sessions.heads(self._caller):
-                self._cursors.setdefault(name, 0)
-            return self._services.sessions.events_of(self._cursors)
+            heads = self._looks.once(question, lambda: sessions.heads(self._caller), is_fresh=is_announced) or {}
+            behind = {name: self._cursors.setdefault(name, 0) for name, head in heads.items()}
+            behind = {name: seen for name, seen in behind.items() if heads[name] > seen}
+            return sessions.events_of(behind) if behind else ()
         except SpawnerError:  # the database was away for a moment: the next look is 2 s off
             return ()
 
@@ -282,7 +297,7 @@ def session_events(name: str) -> Response:
     """Stream a session's events; 204 when there will be no more."""
     caller, query, carried = current_caller(), read_query(request, EventsQuery), edge()
     session = carried.services.sessions.get(caller, SessionName(name))
-    stream = SessionStream(carried.services, carried.options.announcements, caller, session)
+    stream = SessionStream(carried, caller, session)
     if query.until == "ready":
         stream.ends = _ENDS_READY
     cursor = Cursor.parse(request.headers.get("Last-Event-ID") or query.after)
@@ -307,7 +322,7 @@ def session_events(name: str) -> Response:
 def person_events() -> Response:
     """Stream the events of all of a person's sessions."""
     caller, query, carried = current_caller(), read_query(request, EventsQuery), edge()
-    stream = PersonStream(carried.services, carried.options.announcements, caller)
+    stream = PersonStream(carried, caller)
     stream.begin(parse_cursors(request.headers.get("Last-Event-ID") or query.after))
     return _streamed(carried, stream.frames())
 

@@ -73,7 +73,7 @@ def test_sign_in(world: World) -> None:
 def test_sign_out_ends_streams(world: World, browser: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signing out ends a person's open streams too."""
     monkeypatch.setattr(stream, "LOGIN_SECONDS", 0.0)
-    monkeypatch.setattr(stream, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(world.app.extensions["slipway"].looks, "_period_seconds", 0.05)
     opened = browser.get("/api/slipway/v1/events")
     frames = opened.iter_encoded()
     assert next(iter(frames)).startswith(b"retry")

@@ -6,7 +6,9 @@ Left out: browsers (tests/browser), many processes (tests/functional/celery).
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +151,41 @@ def test_build_log_after_a_hiccup(world: World, ada: FlaskClient, monkeypatch: p
         assert b"keep-alive" not in chunk, "the log did not come"
     stream.close()
     assert answers == [2]
+
+
+def test_viewers_look_together(world: World, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing happens, one look at the log and one at each build serve every viewer; each hears what comes."""
+    looks = world.app.extensions["slipway"].looks
+    monkeypatch.setattr(looks, "_period_seconds", 0.2)
+    world.add_job(world.forge.projects[42], JobStatus.RUNNING)
+    name = launch(ada)["name"]
+    world.until(lambda: ada.get(f"/notebooks/servers/{name}").json["slipway"]["phase"] == "WAITING")  # type: ignore[index]
+    asked: Counter[str] = Counter()
+    for method in ("events", "events_of", "build_of"):
+        monkeypatch.setattr(world.services.sessions, method, _counted(asked, method, world.services.sessions))
+    with ThreadPoolExecutor(4) as threads:
+        watching = [
+            threads.submit(frames, client_of(world, "ada"), f"/notebooks/servers/{name}/events") for _ in "1234"
+        ]
+        world.until(lambda: asked["events_of"] >= 3)
+        asked.clear()
+        world.until(lambda: asked["events_of"] >= 10)
+        counts = dict(asked)
+        ada.delete(f"/notebooks/servers/{name}")
+        ends = [each.result(timeout=30)[-1].event for each in watching]
+    assert ends == ["gone"] * 4
+    assert counts.get("events", 0) <= 4, counts  # one announcement's; alone they would look forty times
+    assert counts["build_of"] <= counts["events_of"] + 1, counts
+
+
+def _counted(asked: Counter[str], method: str, sessions: Any) -> Any:
+    real = getattr(sessions, method)
+
+    def counting(*given: Any, **named: Any) -> Any:
+        asked[method] += 1
+        return real(*given, **named)
+
+    return counting
 
 
 def test_too_many(ada: FlaskClient) -> None:
