@@ -25,6 +25,7 @@ from spawner import config, runtimes
 from spawner.cli.connection import as_given, read_token
 from spawner.cli.exits import CommandFailed, ExitCode
 from spawner.cli.printing import document, json_option
+from spawner.cli.serving import exposed_cookie
 from spawner.config import Settings
 from spawner.errors import SpawnerError, TemporaryError
 from spawner.ports import Credential, CredentialKind
@@ -330,6 +331,10 @@ def _runtime(settings: Settings) -> Iterator[Finding]:
     yield _git()
     yield _space(settings.standalone.root)
     yield _separation()
+    danger = exposed_cookie(settings)
+    if danger:
+        remedy = "Put a proxy with TLS in front, and set SPAWNER_HTTP__PUBLIC_URL to its https address."
+        yield Finding(check="cookie", verdict=Verdict.NOTE, message=danger, remedy=remedy)
 
 
 def _git() -> Finding:

@@ -6,20 +6,25 @@ Must not know: what requests and tasks do.
 """
 
 import ctypes
+import os
 import signal
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from builder.oci import is_loopback
 from spawner import config, log
 from spawner.config import Dispatching, Settings
 from spawner.errors import Misconfigured
 from spawner.http import create_app
 from spawner.store import migrations
 from spawner.wiring import Wired, wire
+
+_log = log.get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1  # source: linux/prctl.h
 _GRACEFUL_SECONDS = 5
@@ -99,8 +104,25 @@ def serve_command(*, embedded: bool, host: str | None, port: int | None, process
             remedy="`spawner serve --embedded`, or SPAWNER_TASKS__DISPATCHER=celery and `spawner worker`.",
         )
     log.configure(level=settings.log.level.value, form=settings.log.form.value)
+    danger = exposed_cookie(settings)
+    if danger:
+        _log.warning("login_cookie_exposed", message=danger)
     _check(settings, migrates=embedded)
     Server(settings, processes=processes).run()
+
+
+def exposed_cookie(settings: Settings) -> str | None:
+    """Say that sessions of some could read the login cookie of others; None where people are not separated anyway.
+
+    Browsers send a cookie to every port of its host, and one that is not `Secure` over plain http too.
+    """
+    address = urlsplit(settings.http.public_url)
+    if os.geteuid() != 0 or address.scheme == "https" or is_loopback(address.netloc):
+        return None
+    return (
+        f"People come to {settings.http.public_url} over plain http: a session's program that listens on another port "
+        f"of {address.hostname} is sent the login cookie of whoever follows a link to it."
+    )
 
 
 def _check(settings: Settings, *, migrates: bool) -> None:

@@ -5,11 +5,14 @@ Left out: serving itself, which the functional suite and the demo do.
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from spawner import config
 from spawner.cli.exits import ExitCode
+from spawner.cli.serving import exposed_cookie
 from tests.unit.cli.conftest import Run
 
 
@@ -45,6 +48,39 @@ def test_refusals(
     ended = run(*command)
     assert ended.code == code
     assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    ("user_id", "public_url", "is_told"),
+    [
+        (0, "http://slipway.example.org", True),
+        (0, "http://192.0.2.7:8000", True),
+        (0, "https://slipway.example.org", False),
+        (0, "http://127.0.0.1:8000", False),
+        (0, "http://localhost:8000", False),
+        (1000, "http://slipway.example.org", False),
+    ],
+)
+def test_where_a_session_could_read_the_login_cookie(
+    monkeypatch: pytest.MonkeyPatch, *, user_id: int, public_url: str, is_told: bool
+) -> None:
+    """Where people are separated and come over plain http from elsewhere, their cookie goes to every port."""
+    monkeypatch.setattr(os, "geteuid", lambda: user_id)
+    monkeypatch.setenv("SPAWNER_HTTP__PUBLIC_URL", public_url)
+    assert (exposed_cookie(config.load()) is not None) == is_told
+
+
+@pytest.mark.usefixtures("settings")
+def test_an_exposed_cookie_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`serve` and `doctor` say it; only root separates people, so only root is told."""
+    monkeypatch.setenv("SPAWNER_HTTP__PUBLIC_URL", "http://slipway.example.org")
+    findings = json.loads(run("doctor", "--json").out)["findings"]
+    monkeypatch.setenv("SPAWNER_TASKS__DISPATCHER", "celery")
+    monkeypatch.setenv("SPAWNER_REDIS__URL", "redis://127.0.0.1:9/0")
+    said = run("serve").err  # ends at the database, which is of no release
+    is_root = os.geteuid() == 0
+    assert any(row["check"] == "cookie" for row in findings) == is_root
+    assert ("login cookie" in said) == is_root
 
 
 def test_migrate_twice(settings: Path, run: Run) -> None:
