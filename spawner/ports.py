@@ -122,6 +122,14 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergeRequest:
+    """A merge request: its number within the project it is into, and the branch it comes from, maybe a fork's."""
+
+    number: int
+    source_branch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """A commit; `parents` are full SHAs, first parent first."""
 
@@ -252,8 +260,8 @@ class Forge(Protocol):
         """Return the branches and tags that contain the commit; empty when it is reachable from none."""
         ...
 
-    def in_open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> bool:
-        """Say whether an open merge request of the project contains the commit."""
+    def open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> MergeRequest | None:
+        """Return the newest open merge request into the project that contains the commit, or None."""
         ...
 
     def ref(self, credential: Credential, project: ProjectKey, name: str) -> Ref | None:

@@ -3,7 +3,7 @@
 For: `spawner.wiring` builds one per forge; services use it through `spawner.ports.Forge`.
 Promises: every call has the caller's rights and no others, a timeout, and no retry of its own; a project that does not
 exist and one that is hidden are the same `ProjectNotFound`; safe for threads; a token goes to this GitLab alone.
-Calls: `project`, `commit`, `refs_of`, `in_open_merge_request`, `access_level`, `first_parents`, `job`, `user`: one
+Calls: `project`, `commit`, `refs_of`, `open_merge_request`, `access_level`, `first_parents`, `job`, `user`: one
 each; `ref`: one, a second for a tag; `builds`: one where CI has a job of that name, one more where it failed, else two
 and one per pipeline (three at most); `environment_keys`: two fetches at a commit's first time, then none.
 Must not know: the database, sessions, what its answers are used for.
@@ -47,6 +47,7 @@ from spawner.ports import (
     GitAnswer,
     GitRequest,
     JobStatus,
+    MergeRequest,
     Pipeline,
     Project,
     ProjectKey,
@@ -137,11 +138,12 @@ class GitLabForge:
         rows = self._maybe_list(credential, path, {"type": "all"})
         return [ref for row in rows or () if (ref := shapes.containing_ref(row)) is not None]
 
-    def in_open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> bool:
-        """Say whether an open merge request into the project contains the commit."""
+    def open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> MergeRequest | None:
+        """Return the newest open merge request into the project that contains the commit, or None."""
         path = f"{_at(project)}/repository/commits/{_sha(sha)}/merge_requests"
         rows = self._maybe_list(credential, path, {"state": "opened"})
-        return any(row.get("state") == "opened" for row in rows or ())
+        opened = [shapes.merge_request(row) for row in rows or () if row.get("state") == "opened"]
+        return max(opened, key=lambda each: each.number, default=None)
 
     def ref(self, credential: Credential, project: ProjectKey, name: str) -> Ref | None:
         """Return the branch, else the tag, of exactly that name, or None; raises ProjectNotFound."""

@@ -18,6 +18,7 @@ from spawner.ports import (
     Commit,
     ForgeUser,
     JobStatus,
+    MergeRequest,
     Pipeline,
     Project,
     Ref,
@@ -147,6 +148,14 @@ def containing_ref(body: Body) -> Ref | None:
     """Read a row of `commits/:sha/refs`; None for a kind that is neither branch nor tag."""
     kind = {"branch": RefKind.BRANCH, "tag": RefKind.TAG}.get(str(body.get("type")))
     return None if kind is None else Ref(kind=kind, name=text(body, "name"))
+
+
+def merge_request(body: Body) -> MergeRequest:
+    """Return a merge request.
+
+    Source: https://docs.gitlab.com/api/commits/#list-all-merge-requests-associated-with-a-commit (18).
+    """
+    return MergeRequest(number=whole(body, "iid"), source_branch=text(body, "source_branch"))
 
 
 def pipeline(body: Body) -> Pipeline:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from spawner.errors import InvalidInput, RevisionNotFound, foreign
+from spawner.errors import InvalidInput, ProjectNotFound, RevisionNotFound, foreign
 from spawner.names import CommitSha, is_full_sha
 from spawner.ports import AccessLevel, Commit, Credential, Forge, Project, ProjectKey, Ref, RefKind
 
@@ -52,7 +52,7 @@ class Finder:
                 detail="commit_sha",
             )
         asked = _Asked(forge=self._forge, pool=self._pool, credential=credential, named=named, user_id=forge_user_id)
-        project = asked.project.result()  # first: everything else is "not found" where this is
+        project = _project(asked)  # first: everything else is "not found" where this is
         place = self._place(asked, project)
         level = asked.level.result()
         return Place(
@@ -78,21 +78,34 @@ class Finder:
         return self._at_commit(asked.at(commit.sha), project)
 
     def _at_commit(self, asked: "_Asked", project: Project) -> Place:
-        sha = asked.named.sha or ""
+        sha, branch = asked.named.sha or "", asked.named.branch
         commit = _found(asked.commit.result(), sha, project)
         holding = asked.refs.result()
-        if not holding and not self._forge.in_open_merge_request(asked.credential, project.id, commit.sha):
-            raise RevisionNotFound(
-                f"Commit {sha[:12]} is on no branch, tag or open merge request of {project.path}.",
-                remedy="Push it to a branch of this project, or launch it from the project it is of.",
-            )
-        if asked.named.branch is None:
+        if holding and branch is None:
             chosen = best_ref(holding, project.default_branch)
             return Place(project=project, commit=commit, branch=chosen.name, ref_kind=chosen.kind)
-        ref = asked.ref.result()
-        if ref is None:
-            raise _no_branch(asked.named.branch, project)
-        return Place(project=project, commit=commit, branch=ref.name, ref_kind=ref.kind)
+        source = None if holding else self._source_branch(asked.credential, project, commit)
+        ref = None if branch is None else asked.ref.result()
+        if ref is not None:
+            return Place(project=project, commit=commit, branch=ref.name, ref_kind=ref.kind)
+        if source is None or branch not in {None, source}:
+            raise _no_branch(branch or "", project)
+        return Place(project=project, commit=commit, branch=source, ref_kind=RefKind.BRANCH)
+
+    def _source_branch(self, credential: Credential, project: Project, commit: Commit) -> str:
+        """Return the branch of a commit that only an open merge request holds; raises RevisionNotFound for any other.
+
+        It is the merge request's source branch. A fork's may be called like a branch of the project, where what is
+        pushed from the session would then go: its branch is called after the merge request.
+        """
+        found = self._forge.open_merge_request(credential, project.id, commit.sha)
+        if found is None:
+            raise RevisionNotFound(
+                f"Commit {commit.sha[:12]} is on no branch, tag or open merge request of {project.path}.",
+                remedy="Push it to a branch of this project, or launch it from the project it is of.",
+            )
+        is_taken = self._forge.ref(credential, project.id, found.source_branch) is not None
+        return f"merge-request-{found.number}" if is_taken else found.source_branch
 
 
 class _Asked:
@@ -124,6 +137,16 @@ class _Asked:
             self.refs = self._pool.submit(self._forge.refs_of, self.credential, named.project, sha)
             if named.branch is not None:
                 self.ref = self._pool.submit(self._forge.ref, self.credential, named.project, named.branch)
+
+
+def _project(asked: _Asked) -> Project:
+    try:
+        return asked.project.result()
+    except ProjectNotFound as exc:
+        raise ProjectNotFound(
+            f"There is no project {foreign(asked.named.project, limit=120)}, or you may not see it.",
+            remedy="Check its path; if it is private, ask one of its members to add you.",
+        ) from exc
 
 
 def best_ref(refs: Sequence[Ref], default_branch: str | None) -> Ref:

@@ -104,7 +104,7 @@ def test_what_is_not_there(browser: Browser, public: Open, album: Album) -> None
     for path, said in {
         f"/launch/{public.project.path}/-/tree/nothing": "nothing",
         "/nothing": "",
-        "/launch/nobody/nothing": "There is no such project, or you may not see it.",
+        "/launch/nobody/nothing": "There is no project nobody/nothing, or you may not see it.",
     }.items():
         browser.go(path)
         browser.see("Not found", said, "Go to the first page", within="main")

@@ -129,7 +129,7 @@ class Refusal:
 
 REFUSALS = {
     "an unknown project": Refusal(
-        fields=lambda _: {"project": "nowhere"}, status=404, code=1404, words="There is no such project"
+        fields=lambda _: {"project": "nowhere"}, status=404, code=1404, words="There is no project ada/nowhere"
     ),
     "an unknown branch": Refusal(
         fields=lambda _: {"branch": "nowhere"}, status=404, code=1404, words="branch nowhere does not exist in ada/work"
@@ -153,7 +153,7 @@ REFUSALS = {
         fields=lambda world: {"namespace": "eve", "project": "secret", "commit_sha": world.foreign_sha},
         status=404,
         code=1404,
-        words="There is no such project, or you may not see it.",
+        words="There is no project eve/secret, or you may not see it.",
     ),
     "a missing field": Refusal(
         fields=lambda _: {"commit_sha": None},

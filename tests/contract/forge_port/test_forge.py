@@ -141,7 +141,7 @@ def test_refs_tell_what_holds_a_commit(world: "World") -> None:
     assert (side.kind, side.is_default, side.is_protected) == (RefKind.BRANCH, False, False)
     assert forge.first_parents(ada, project.id, top, limit=100) == [base]
     assert forge.first_parents(ada, project.id, base, limit=100) == []
-    assert not forge.in_open_merge_request(ada, project.id, lost)
+    assert forge.open_merge_request(ada, project.id, lost) is None
 
 
 def test_first_parents_come_nearest_first_and_no_more_than_asked(world: "World") -> None:

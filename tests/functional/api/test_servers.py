@@ -11,10 +11,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from spawner import metrics
-from spawner.errors import StoreUnavailable
+from spawner.errors import RevisionNotFound, StoreUnavailable
 from spawner.http import create_app
-from spawner.names import SessionName
-from spawner.ports import AccessLevel, JobStatus, LogLine, Visibility
+from spawner.names import ProjectPath, SessionName
+from spawner.ports import AccessLevel, JobStatus, LogLine, MergeRequest, Visibility
+from spawner.sessions.launching import Named
 from tests.functional.api.conftest import client_of
 from tests.functional.api.world import OLD_SHA, SHA, World
 
@@ -129,6 +130,37 @@ def test_refused(ada: FlaskClient, change: dict[str, Any], status: int, code: in
     assert (status, code) == (answer.status_code, answer.json["error"]["code"])
     assert set(answer.json["error"]) == {"code", "message", "detail"}
     assert ada.get("/notebooks/servers").json == {"servers": {}}
+
+
+def test_a_missing_project_is_named(ada: FlaskClient, bob: FlaskClient) -> None:
+    """A project that is not there, or may not be seen, is told by the name it was given, and nothing else of it."""
+    for client, path in ((ada, "grp/nothing"), (bob, "grp/proj")):
+        namespace, _, project = path.partition("/")
+        answer = client.post("/notebooks/servers", json={**BODY, "namespace": namespace, "project": project})
+        assert answer.json is not None
+        assert answer.json["error"]["message"].startswith(f"There is no project {path}, or you may not see it.")
+
+
+@pytest.mark.parametrize(
+    ("source", "named", "expected"),
+    [
+        ("topic", None, "topic"),
+        ("topic", "topic", "topic"),
+        ("topic", "nothing", None),
+        ("main", None, "merge-request-7"),
+        ("main", "merge-request-7", "merge-request-7"),
+    ],
+)
+def test_a_merge_requests_commit(world: World, source: str, named: str | None, expected: str | None) -> None:
+    """A commit that only an open merge request holds is launched on its source branch, never on one of the project."""
+    world.forge.projects[42].merge_requests[OLD_SHA] = MergeRequest(number=7, source_branch=source)
+    caller = world.services.users.bearer("token-ada", address="")
+    named_place = Named(project=ProjectPath("grp/proj"), sha=OLD_SHA, branch=named)
+    if expected is None:
+        with pytest.raises(RevisionNotFound, match="branch nothing does not exist"):
+            world.services.sessions.preview(caller, named_place)
+    else:
+        assert world.services.sessions.preview(caller, named_place).branch == expected
 
 
 def test_validation(ada: FlaskClient) -> None:

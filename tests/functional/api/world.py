@@ -37,6 +37,7 @@ from spawner.ports import (
     ImageKind,
     JobStatus,
     LogLine,
+    MergeRequest,
     Observation,
     Owned,
     Pipeline,
@@ -100,6 +101,7 @@ class WorldProject:
     members: dict[int, int] = field(default_factory=dict)
     branches: dict[str, CommitSha] = field(default_factory=dict)
     commits: dict[CommitSha, Commit] = field(default_factory=dict)
+    merge_requests: dict[CommitSha, MergeRequest] = field(default_factory=dict)
     jobs: dict[CommitSha, list[BuildJob]] = field(default_factory=dict)
     logs: dict[int, bytes] = field(default_factory=dict)
 
@@ -159,14 +161,12 @@ class WorldForge:
 
     def refs_of(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> Sequence[Ref]:
         found = self._open(credential, project)
-        if sha not in found.commits:
+        if sha not in found.commits or sha in found.merge_requests:
             return ()
         return [Ref(kind=RefKind.BRANCH, name=name, sha=head) for name, head in found.branches.items()]
 
-    def in_open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> bool:
-        del sha
-        self._open(credential, project)
-        return False
+    def open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> MergeRequest | None:
+        return self._open(credential, project).merge_requests.get(sha)
 
     def ref(self, credential: Credential, project: ProjectKey, name: str) -> Ref | None:
         found = self._open(credential, project)

@@ -10,7 +10,7 @@ import pytest
 
 from spawner.errors import ForgeUnavailable
 from spawner.gitlab import shapes
-from spawner.ports import JobStatus, Visibility
+from spawner.ports import JobStatus, MergeRequest, Visibility
 
 PROJECT: dict[str, Any] = {
     "id": 7,
@@ -113,3 +113,12 @@ def test_a_commit_without_a_full_sha_is_no_answer(sha: object) -> None:
     """A commit is named in full or not at all."""
     with pytest.raises(ForgeUnavailable):
         shapes.commit({"id": sha})
+
+
+def test_a_merge_request_is_its_number_and_branch() -> None:
+    """Of a merge request we read its number in the project and where it comes from; without them it is no answer."""
+    body = {"id": 900, "iid": 7, "state": "opened", "source_branch": "topic/x", "source_project_id": 3}
+    assert shapes.merge_request(body) == MergeRequest(number=7, source_branch="topic/x")
+    for missing in ("iid", "source_branch"):
+        with pytest.raises(ForgeUnavailable):
+            shapes.merge_request({**body, missing: None})
