@@ -35,7 +35,7 @@ from sqlalchemy import (
 from spawner.names import SessionName, UserId
 from spawner.sessions.model import ENDED, Event, LaunchRequest, NewEvent, Phase, Session, Target
 from spawner.sessions.store import AccessDue, Claim, Filter, Stamp
-from spawner.store import mapping, statements, tables, upsert
+from spawner.store import documents, mapping, statements, tables, upsert
 from spawner.store.engine import reading, writing
 from spawner.store.statements import PEOPLES_COLUMNS
 from spawner.store.types import DatabaseTime
@@ -157,7 +157,7 @@ class SessionRows(WorkloadRows):
         statement = (
             update(_sessions)
             .where(_sessions.c.name == session.name, _sessions.c.version == session.version)
-            .values(request=mapping.request_to_json(request), version=_sessions.c.version + 1)
+            .values(request=documents.request_to_json(request), version=_sessions.c.version + 1)
             .returning(_sessions)
         )
         with writing(self._engine) as connection:
