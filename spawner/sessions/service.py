@@ -25,6 +25,7 @@ from spawner.errors import (
 )
 from spawner.images.model import Build
 from spawner.images.reference import parse
+from spawner.images.resolve import MOVING
 from spawner.images.service import ImageService, Subject
 from spawner.names import (
     ProjectPath,
@@ -40,6 +41,7 @@ from spawner.ports import (
     Dispatcher,
     Forge,
     ImageKind,
+    JobStatus,
     Observation,
     Routes,
     Runtime,
@@ -360,6 +362,24 @@ class SessionService:
         found = None if build is None else build.found
         is_there = found is not None and found.kind in self._runtimes[session.runtime].image_kinds
         return is_lesser and is_there and session.request.image is None
+
+    def can_build(self, session: Session) -> bool:
+        """Say whether the commit's own image can be had by building it, while the session runs on a lesser one."""
+        if session.phase is not Phase.RUNNING or session.image is None or session.image.source not in machine.LESSER:
+            return False
+        build = self.build_of(session)
+        job = None if build is None else build.job
+        is_coming = job is not None and (job.status is JobStatus.SUCCESS or job.status in MOVING)
+        return build is not None and not is_coming and session.request.image is None
+
+    def build(self, caller: Caller, name: SessionName) -> None:
+        """Have a running session's commit built, once however often it is asked; raises as `BuildOrders` does."""
+        session = self.own(caller, name)
+        if not self.can_build(session):
+            raise Conflict("There is nothing to build for this session.", remedy="Reload the page.")
+        # Asked for now: what ended since the launch was the launch's own try.
+        subject = replace(self.subject(session), asked_at=self._clock.now())
+        self._images.build_now(subject, self._users.credential_of(caller))
 
     def logs(self, caller: Caller, name: SessionName, *, max_lines: int) -> dict[str, str]:
         """Return each container's last lines, and the build's, by container; empty ones left out."""

@@ -61,6 +61,7 @@ def show(name: str) -> str:
         session_log=_session_log(caller, session) if session.phase is Phase.FAILED else {},
         is_starting=session.phase in STARTING_PHASES,
         is_owner=session.user_id == caller.user.id,
+        can_build=sessions.can_build(session),
         has_built_image=session.phase is Phase.RUNNING and sessions.has_built_image(session),
         cursor=f"{events[-1].id if events else 0}-{len(log.encode())}",
     )
@@ -102,6 +103,12 @@ def stop(name: str) -> BaseResponse:
 def start_now(name: str) -> BaseResponse:
     """Stop waiting: start with the best image there is."""
     services().sessions.start_now(current_caller(), SessionName(name))
+    return _back(name)
+
+
+def build(name: str) -> BaseResponse:
+    """Have the commit's own image built while the session runs on a lesser one."""
+    services().sessions.build(current_caller(), SessionName(name))
     return _back(name)
 
 
@@ -157,6 +164,7 @@ def register(pages: Blueprint) -> None:
     actions: dict[str, Any] = {
         "stop": stop,
         "start-now": start_now,
+        "build": build,
         "use-built-image": use_built_image,
         "retry": retry,
         "open": open_,

@@ -168,6 +168,7 @@ PATHS = [
     ("POST", "/sessions/{}/stop", None),
     ("POST", "/sessions/{}/start-now", None),
     ("POST", "/sessions/{}/use-built-image", None),
+    ("POST", "/sessions/{}/build", None),
     ("POST", "/sessions/{}/retry", None),
     ("POST", "/sessions/{}/open", None),
 ]

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from spawner.api import stream
 from spawner.http import create_app
 from spawner.names import SessionName
-from spawner.ports import AccessLevel, JobStatus, Visibility
+from spawner.ports import AccessLevel, Credential, JobStatus, Visibility
 from tests.functional.api.conftest import PublicClient, client_of
 from tests.functional.api.test_servers import BODY, launch, run
 from tests.functional.api.world import FORGE_URL, SHA, World
@@ -257,6 +257,7 @@ FORMS = [
     "/sessions/x/stop",
     "/sessions/x/open",
     "/sessions/x/retry",
+    "/sessions/x/build",
     "/tokens",
     "/tokens/x/revoke",
     "/logout",
@@ -328,6 +329,33 @@ def test_waiting_page(world: World, browser: FlaskClient, ada: FlaskClient) -> N
     browser.post(f"/sessions/{name}/start-now", data={"csrf_token": token_of(browser)}, headers=ORIGIN)
     world.be_ready(SessionName(name))
     world.until(lambda: "the default image" in browser.get(f"/sessions/{name}", headers=HTML).text)
+
+
+def test_building_while_it_runs(
+    world: World, browser: FlaskClient, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session on the default image offers to build the commit where nothing else will, and says how that goes."""
+    project = world.forge.projects[42]
+    manual = world.add_job(project, JobStatus.MANUAL)
+    name = launch(ada)["name"]
+    world.be_ready(SessionName(name))
+    world.until(lambda: "Running" in browser.get(f"/sessions/{name}", headers=HTML).text)
+    assert "Build it now" in browser.get(f"/sessions/{name}", headers=HTML).text
+    played: list[int] = []
+
+    def play(credential: Credential, project_id: int, job_id: int) -> None:
+        del credential, project_id
+        played.append(job_id)
+        world.add_job(project, JobStatus.RUNNING)
+
+    monkeypatch.setattr(world.forge, "play", play)
+    form = {"csrf_token": token_of(browser)}
+    assert browser.post(f"/sessions/{name}/build", data=form, headers=ORIGIN).status_code == 303
+    world.until(lambda: "Build it now" not in browser.get(f"/sessions/{name}", headers=HTML).text)
+    page = browser.get(f"/sessions/{name}", headers=HTML).text
+    assert "The job that builds this commit's own image" in page.replace("&#39;", "'")
+    again = browser.post(f"/sessions/{name}/build", data=form, headers=HTML | ORIGIN)
+    assert (again.status_code, played) == (409, [manual.id])
 
 
 def test_failed_page(world: World, browser: FlaskClient, ada: FlaskClient) -> None:
