@@ -155,8 +155,9 @@ def _nice(niceness: int) -> list[str]:
 
 
 def _install_command(draft: Path, image: Unpacked) -> list[str]:
+    """Return uv's command; files are shared with its cache, and so between environments: nobody writes to either."""
     command = ["pip", "install", "--python", str(draft / "bin" / "python"), "--no-build", "--require-hashes"]
-    command += ["--no-deps", "--link-mode", "copy", "--requirement", str(image.lock)]
+    command += ["--no-deps", "--link-mode", "hardlink", "--requirement", str(image.lock)]
     if image.wheels is not None:
         command += ["--find-links", str(image.wheels)]
     return command

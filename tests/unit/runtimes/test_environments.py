@@ -18,6 +18,7 @@ import pytest
 from uv import find_uv_bin
 
 from spawner.errors import LaunchRefused, RuntimeUnavailable
+from spawner.runtimes.standalone import locks
 from spawner.runtimes.standalone.environments import AT_ONCE, Environments, Installed
 from spawner.runtimes.standalone.installing import Installer, Unpacked
 from spawner.runtimes.standalone.interpreters import Interpreters
@@ -82,11 +83,10 @@ def installed(environments: Environments, digest: str, unpack: Callable[[Path], 
 def hold(environments: Environments, digest: str, unpack: Callable[[Path], Unpacked]) -> Path:
     """Install an environment and let go of it, once it is compiled."""
     found = installed(environments, digest, unpack)
-    record = found.path / "slipway-environment.json"
-    ends = time.monotonic() + 20
-    while "is_compiled" not in record.read_text():
-        assert time.monotonic() < ends, "not compiled within 20 s"
-        time.sleep(0.05)
+    compiled = locks.take(found.path.with_name(f"{found.path.name}.compiling.lock"), within_seconds=20)
+    assert compiled is not None, "not compiled within 20 s"
+    assert "is_compiled" in (found.path / "slipway-environment.json").read_text()
+    os.close(compiled)
     os.close(found.lock_descriptor)
     return found.path
 
