@@ -1,4 +1,4 @@
-"""Sessions and their event log (`SessionStore`); workloads and observations come from `workloads`.
+"""Sessions and their event log (`SessionStore`); the rest of it comes from `workloads` and `cleanup`.
 
 Promises: the lease is one conditional UPDATE by the database's clock; whoever finds it taken raises `wanted`
 in that same statement, and `release` succeeds only while `wanted` is what the holder saw, so that no wake-up
@@ -24,7 +24,6 @@ from sqlalchemy import (
     and_,
     case,
     column,
-    func,
     insert,
     or_,
     select,
@@ -33,9 +32,10 @@ from sqlalchemy import (
 )
 
 from spawner.names import SessionName, UserId
-from spawner.sessions.model import ENDED, Event, LaunchRequest, NewEvent, Phase, Session, Target
-from spawner.sessions.store import AccessDue, Claim, Filter, Stamp
+from spawner.sessions.model import Event, LaunchRequest, NewEvent, Phase, Session, Target
+from spawner.sessions.store import Claim, Filter, Stamp
 from spawner.store import documents, mapping, statements, tables, upsert
+from spawner.store.cleanup import CleanupRows
 from spawner.store.engine import reading, writing
 from spawner.store.statements import PEOPLES_COLUMNS
 from spawner.store.types import DatabaseTime
@@ -45,10 +45,8 @@ _sessions = tables.sessions
 _events = tables.events
 _builds = tables.builds
 
-_ENDED = sorted(phase.value for phase in ENDED)
 
-
-class SessionRows(WorkloadRows):
+class SessionRows(WorkloadRows, CleanupRows):
     """`SessionStore` over an engine; `clock` dates events and what is made due."""
 
     # ------------------------------------------------------------ rows
@@ -306,87 +304,6 @@ class SessionRows(WorkloadRows):
         statement = select(_sessions.c.name, _sessions.c.events).where(_sessions.c.user_id == user_id)
         with reading(self._engine) as connection:
             return {SessionName(row.name): row.events for row in connection.execute(statement)}
-
-    # ------------------------------------------------------------ what has ended
-
-    def retained(self, now: datetime, *, limit: int) -> Sequence[Session]:
-        """Return ended sessions whose workspace retention is over; never one whose workspace another still needs."""
-        other = _sessions.alias("other")
-        needs = or_(other.c.phase.not_in(_ENDED), other.c.due_at.is_not(None), other.c.retain_until > now)
-        is_needed = (
-            select(other.c.name)
-            .where(other.c.workspace == _sessions.c.workspace, other.c.name != _sessions.c.name, needs)
-            .exists()
-        )
-        statement = (
-            select(_sessions)
-            .where(_sessions.c.retain_until <= now, _sessions.c.phase.in_(_ENDED), ~is_needed)
-            .order_by(_sessions.c.retain_until)
-            .limit(limit)
-        )
-        with reading(self._engine) as connection:
-            rows = connection.execute(statement).mappings().all()
-        return [mapping.session_from_columns(dict(row)) for row in rows]
-
-    def forget_workspace(self, session: Session) -> None:
-        """Write that an ended session's workspace is gone; a no-op for one that was relaunched meanwhile."""
-        statement = (
-            update(_sessions)
-            .where(
-                _sessions.c.name == session.name,
-                _sessions.c.version == session.version,
-                _sessions.c.phase.in_(_ENDED),
-            )
-            .values(has_workspace=False, retain_until=None, version=_sessions.c.version + 1)
-        )
-        with writing(self._engine) as connection:
-            connection.execute(statement)
-
-    # ------------------------------------------------------------ access
-
-    def access_due(self, before: datetime, *, limit: int) -> Sequence[AccessDue]:
-        """Return running sessions whose owner's access was not asked about since `before`, longest ago first."""
-        asked_at = _sessions.c.access_checked_at
-        statement = (
-            select(_sessions)
-            .where(_sessions.c.phase == Phase.RUNNING.value, or_(asked_at.is_(None), asked_at <= before))
-            .order_by(asked_at.nulls_first(), _sessions.c.name)
-            .limit(limit)
-        )
-        with reading(self._engine) as connection:
-            rows = connection.execute(statement).mappings().all()
-        return [
-            AccessDue(session=mapping.session_from_columns(dict(row)), unknown_since=row["access_unknown_since"])
-            for row in rows
-        ]
-
-    def access_checked(self, name: SessionName, *, at: datetime, unknown_since: datetime | None) -> None:
-        """Write when a session's owner's access was asked about; a relaunch forgets both times."""
-        statement = (
-            update(_sessions)
-            .where(_sessions.c.name == name)
-            .values(access_checked_at=at, access_unknown_since=unknown_since)
-        )
-        with writing(self._engine) as connection:
-            connection.execute(statement)
-
-    def count_by_phase(self) -> Mapping[Phase, int]:
-        """Count the sessions in each phase; a phase without any is left out."""
-        statement = select(_sessions.c.phase, func.count()).group_by(_sessions.c.phase)
-        with reading(self._engine) as connection:
-            return {Phase(phase): count for phase, count in connection.execute(statement)}
-
-    def count_running(self, user_id: UserId | None = None) -> int:
-        """Count sessions that have not ended, of one person or of all."""
-        statement = (
-            select(func.count())
-            .select_from(_sessions)
-            .where(_sessions.c.is_gone.is_(False), _sessions.c.phase.not_in(_ENDED))
-        )
-        if user_id is not None:
-            statement = statement.where(_sessions.c.user_id == user_id)
-        with reading(self._engine) as connection:
-            return connection.execute(statement).scalar_one()
 
 
 @functools.lru_cache(maxsize=8)
