@@ -126,17 +126,24 @@ def adopt(target: Target, source_repository: str, source: str, tags: tuple[str, 
         raise RefusedError(
             f"{source_repository}:{source} is an image for several platforms; only single ones are copied."
         )
-    document = manifest.document()
-    for part in (document["config"], *document["layers"]):
-        digest = part["digest"]
+    for digest, size_bytes in _parts(manifest, f"{source_repository}:{source}"):
         if not target.registry.mount(target.repository, digest, source_repository=source_repository):
             with tempfile.TemporaryDirectory(prefix="slipway-copy-") as folder:
                 file = Path(folder) / "blob"
-                target.registry.download(source_repository, digest, file, largest_bytes=int(part["size"]))
+                target.registry.download(source_repository, digest, file, largest_bytes=size_bytes)
                 target.registry.upload(target.repository, digest, file)
     for tag in tags:
         target.registry.put_manifest(target.repository, tag, manifest)
     return manifest
+
+
+def _parts(manifest: Manifest, name: str) -> list[tuple[str, int]]:
+    """List an image's configuration and layers as (digest, size in bytes)."""
+    document = manifest.document()
+    try:
+        return [(str(part["digest"]), int(part["size"])) for part in (document["config"], *document["layers"])]
+    except (LookupError, TypeError, ValueError) as error:
+        raise RefusedError(f"{capped(name)} is no image: its manifest lacks its configuration or layers.") from error
 
 
 def _make(source: GitTree, key: Key, target: Target, folder: Path, say: Callable[[str], None]) -> _Made:

@@ -16,6 +16,7 @@ classes to its own tree. No message carries a secret, and foreign text is capped
         ├── UnauthorizedError   the registry refuses this person
         ├── UnavailableError    the registry cannot be asked now; may work later
         └── RefusedError        the registry answered, and said no
+            └── LostError       it has lost a part of an image that it still names
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ class UnavailableError(RegistryError):
 
 class RefusedError(RegistryError):
     """The registry understood the request and said no."""
+
+
+class LostError(RefusedError):
+    """The registry has lost a part of an image that it still names."""
 
 
 def capped(text: str) -> str:

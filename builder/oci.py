@@ -15,11 +15,11 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from builder.errors import RefusedError, capped
+from builder.errors import LostError, RefusedError, UnavailableError, capped
 from builder.transport import LARGEST_ANSWER_BYTES, Credentials, Transport, bounded, chunks, document, is_loopback
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ MANIFEST_TYPES = (
 INDEX_TYPES = frozenset({MANIFEST_TYPES[0], MANIFEST_TYPES[2]})
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 LARGEST_CONFIG_BYTES = 4 * 1024 * 1024
+MOST_PAGES = 1000  # of a list of tags; registries put 100 or more names on one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,10 @@ class RegistryClient:
             content = bounded(answer, LARGEST_ANSWER_BYTES)
             said = answer.headers.get("Docker-Content-Digest", "")
             media_type = _media_type(answer)
+        if media_type not in MANIFEST_TYPES:  # a login page, a proxy's apology: says nothing about the image
+            raise UnavailableError(
+                f"{self.address} answered with “{capped(media_type)}” where the manifest of {repository} belongs."
+            )
         digest = digest_of(content)
         if said not in {"", digest} or (DIGEST.fullmatch(reference) and reference != digest):
             raise RefusedError(f"{self.address} sent another manifest than {capped(reference)} of {repository}.")
@@ -156,16 +161,23 @@ class RegistryClient:
     def tags(self, repository: str) -> tuple[str, ...]:
         """List a repository's tags, in the registry's order; empty if there is no such repository."""
         names: list[str] = []
-        path: str | None = f"/v2/{repository}/tags/list"
-        while path is not None:
+        path = f"/v2/{repository}/tags/list"
+        for _ in range(MOST_PAGES):
             answer = self._transport.call("GET", path, repository, missing=True)
             if answer is None:
-                break
+                return tuple(names)
             with answer:
-                names += document(bounded(answer, LARGEST_ANSWER_BYTES)).get("tags") or []
+                listed = document(bounded(answer, LARGEST_ANSWER_BYTES)).get("tags") or []
                 following = answer.links.get("next", {}).get("url")
-            path = following if following is None or following.startswith("/") else None
-        return tuple(names)
+            if not isinstance(listed, list):
+                raise RefusedError(f"{self.address} answered what is no list of tags of {repository}.")
+            names += [str(name) for name in listed]
+            if following is None:
+                return tuple(names)
+            # Behind a proxy, an absolute link may name a host that only the registry knows: its path counts.
+            target = urlsplit(urljoin(f"{self.origin}{path}", following))
+            path = f"{target.path}?{target.query}"
+        raise UnavailableError(f"{self.address} lists the tags of {repository} on more than {MOST_PAGES} pages.")
 
     def labels(self, repository: str, manifest: Manifest) -> Mapping[str, str]:
         """Read the labels in an image's configuration; empty for an index."""
@@ -187,7 +199,7 @@ class RegistryClient:
         return answer is not None
 
     def blob(self, repository: str, digest: str, *, largest_bytes: int) -> bytes:
-        """Get a small blob, checked against its digest. RefusedError if it is absent, larger, or another."""
+        """Get a small blob, checked against its digest. LostError if absent, RefusedError if larger or another."""
         with self._blob(repository, digest) as answer:
             content = bounded(answer, largest_bytes)
         if digest_of(content) != digest:
@@ -250,7 +262,7 @@ class RegistryClient:
             raise RefusedError(f"“{capped(digest)}” is not a digest.")
         answer = self._transport.call("GET", f"/v2/{repository}/blobs/{digest}", repository, missing=True)
         if answer is None:
-            raise RefusedError(f"{self.address} has lost {digest[:19]}… of {repository}.")
+            raise LostError(f"{self.address} has lost {digest[:19]}… of {repository}.")
         with answer:
             yield answer
 

@@ -55,10 +55,15 @@ def _extract(source: GitTree, paths: list[str], folder: Path) -> None:
     literal = [f":(top,literal){path}" for path in paths]
     command = ["git", f"--git-dir={source.git_dir}", "archive", "--format=tar", source.root_sha(), "--", *literal]
     with tempfile.TemporaryFile() as archive, tempfile.TemporaryFile() as complaints:
-        done = subprocess.run(
-            command, stdout=archive, stderr=complaints, stdin=subprocess.DEVNULL, check=False,
-            timeout=ARCHIVE_SECONDS, env=git_environment(),
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, stdout=archive, stderr=complaints, stdin=subprocess.DEVNULL, check=False,
+                timeout=ARCHIVE_SECONDS, env=git_environment(),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise BuildFailedError(
+                f"Git did not write out the files that declare the environment within {ARCHIVE_SECONDS:.0f} s."
+            ) from error
         if done.returncode != 0:
             complaints.seek(0)
             said = capped(complaints.read().decode("utf-8", "replace"))

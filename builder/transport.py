@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from builder.errors import RefusedError, UnauthorizedError, UnavailableError, UsageError, capped
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 LARGEST_ANSWER_BYTES = 4 * 1024 * 1024  # the size of manifest that the distribution spec asks registries to accept
 CHUNK_BYTES = 1 << 20
 CONNECT_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0  # with the speed, what an answer may take in all: a byte now and then holds nobody for days
+SLOWEST_BYTES_PER_SECOND = 16_384
 TOKEN_LIFE_SECONDS = 60.0  # what the token specification assumes where an answer names no life
 TOKEN_MARGIN = 0.8  # cached for less than its life
 MOST_REDIRECTS = 5
@@ -193,16 +196,30 @@ class Transport:
         auth = _Bearer(None) if credentials is None else HTTPBasicAuth(credentials.username, credentials.password)
         query = [("service", fields.get("service", "")), *(("scope", scope) for scope in scopes)]
         with self._mapped(realm):
-            answer = self._session.get(realm, params=query, auth=auth, timeout=self._timeout, allow_redirects=False)
+            answer = self._session.get(
+                realm, params=query, auth=auth, timeout=self._timeout, allow_redirects=False, stream=True
+            )
         with answer:
-            if answer.status_code != requests.codes.ok:
-                raise self._error(answer, "token", scopes[0].split(":")[1])
-            found = document(answer.content)
+            found = self._token_document(answer, scopes[0].split(":")[1])
         token = found.get("token") or found.get("access_token")
         if not isinstance(token, str) or not token:
             raise UnavailableError(f"The token service of {self.address} answered without a token.")
         life = found.get("expires_in")
         return token, float(life) if isinstance(life, int | float) else TOKEN_LIFE_SECONDS
+
+    def _token_document(self, answer: requests.Response, repository: str) -> dict[str, Any]:
+        """Read a token service's answer; what is neither a token nor a refusal of the person tells nothing."""
+        if answer.status_code in {requests.codes.unauthorized, requests.codes.forbidden}:
+            raise self._error(answer, "token", repository)
+        if answer.status_code == requests.codes.ok:
+            try:
+                return document(bounded(answer, LARGEST_ANSWER_BYTES))
+            except RefusedError as error:
+                raise UnavailableError(f"The token service of {self.address} answered with no token.") from error
+        raise UnavailableError(
+            f"The token service of {self.address} answered {answer.status_code}: {capped(_said(answer))}",
+            retry_after_seconds=_retry_after(answer),
+        )
 
     @contextmanager
     def _mapped(self, url: str) -> Iterator[None]:
@@ -234,15 +251,18 @@ def _authority(url: str) -> str:
 
 
 def chunks(answer: requests.Response, largest_bytes: int) -> Iterator[bytes]:
-    """Yield an answer's body; RefusedError if it is larger, UnavailableError if it breaks off."""
-    total = 0
+    """Yield an answer's body; RefusedError if it is larger, UnavailableError if it breaks off or is far too slow."""
+    total, began = 0, time.monotonic()
     try:
-        for chunk in answer.iter_content(CHUNK_BYTES):
+        # `iter_content` would wait until a chunk is full, however long that takes.
+        while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):
             total += len(chunk)
             if total > largest_bytes:
                 raise RefusedError(f"The registry sent more than {largest_bytes} bytes: refused.")
+            if time.monotonic() - began > PATIENCE_SECONDS + total / SLOWEST_BYTES_PER_SECOND:
+                raise UnavailableError("The registry answers too slowly.")
             yield chunk
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise UnavailableError("The registry's answer broke off.") from error
 
 
@@ -264,17 +284,15 @@ def document(content: bytes) -> dict[str, Any]:
 
 def _said(answer: requests.Response) -> str:
     try:
-        errors = json.loads(bounded(answer, LARGEST_ANSWER_BYTES)).get("errors", [])
+        errors = json.loads(bounded(answer, LARGEST_ANSWER_BYTES))["errors"]
         return "; ".join(f"{error.get('code')} {error.get('message')}" for error in errors) + "."
-    except (ValueError, AttributeError, RefusedError):
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, RefusedError):
         return f"{answer.reason}."
 
 
 def _retry_after(answer: requests.Response) -> float | None:
-    try:
-        return float(answer.headers.get("Retry-After", ""))
-    except ValueError:
-        return None
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if re.fullmatch(r"[0-9]{1,6}", text) else None
 
 
 def _cause(error: BaseException) -> str:

@@ -60,12 +60,17 @@ def find_git_dir(folder: Path) -> Path:
 
 
 def resolve_commit(git_dir: Path, revision: str, *, timeout_seconds: float = 30.0) -> str:
-    """Resolve a branch, tag or SHA to a full commit SHA; CommitNotFoundError if the repository has none such."""
+    """Resolve a branch, tag or SHA to a full commit SHA; CommitNotFoundError if there is none such, GitError."""
     command = ["git", f"--git-dir={git_dir}", "rev-parse", "--verify", "--quiet", "--end-of-options"]
-    done = subprocess.run(
-        [*command, f"{revision}^{{commit}}"],
-        capture_output=True, text=True, check=False, timeout=timeout_seconds, env=git_environment(),
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*command, f"{revision}^{{commit}}"],
+            capture_output=True, text=True, check=False, timeout=timeout_seconds, env=git_environment(),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise GitError(f"Git did not say within {timeout_seconds:.0f} s what “{capped(revision)}” is.") from error
+    except OSError as error:
+        raise GitError("Git is not installed, or not on PATH.") from error
     if done.returncode != 0:
         raise CommitNotFoundError(f"This repository has no commit “{capped(revision)}”. Is the clone deep enough?")
     return checked_sha(done.stdout.strip())

@@ -12,13 +12,13 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from builder.errors import RefusedError, RegistryError, UnauthorizedError, UnavailableError, UsageError
+from builder.errors import LostError, RefusedError, RegistryError, UnauthorizedError, UnavailableError, UsageError
 from builder.oci import Credentials, Manifest, RegistryClient
 from builder.tags import Label
 from spawner.errors import Forbidden, ImageUnavailable, ImageUnparsable, NotFound, RegistryUnavailable, foreign
@@ -80,7 +80,7 @@ class GitLabRegistry:
 
         Raises ImageUnparsable, or RegistryUnavailable also where GitLab's registry refuses the person. A registry that
         is not allowed, and an allowed one that wants to know who asks, have, for us, no such image; nor is one an
-        image whose configuration is lost.
+        image whose configuration is lost. Any other answer that cannot be followed says nothing about the image.
         """
         parsed = _parsed(reference)
         try:
@@ -88,8 +88,10 @@ class GitLabRegistry:
                 manifest = self._manifest(client, parsed)
                 if manifest is None:
                     return None
-                labels = client.labels(parsed["repository"], manifest)
-        except (_NotAskedError, ImageUnavailable):
+                labels = self._labels(client, parsed["repository"], manifest)
+        except _NotAskedError:
+            return None
+        if labels is None:
             return None
         return RegistryImage(
             name=parsed["name"], digest=manifest.digest, labels=labels, created_at=_moment(labels.get(Label.CREATED))
@@ -126,9 +128,18 @@ class GitLabRegistry:
         parsed = _parsed(reference)
         try:
             with self._client(parsed, credential) as client:
-                client.download(parsed["repository"], digest, target, largest_bytes=largest_bytes)
+                try:
+                    client.download(parsed["repository"], digest, target, largest_bytes=largest_bytes)
+                except RefusedError as error:
+                    raise ImageUnavailable(f"The image cannot be used: {error}", remedy="Launch again.") from error
         except _NotAskedError as error:
             raise _gone(reference) from error
+
+    def _labels(self, client: RegistryClient, repository: str, manifest: Manifest) -> Mapping[str, str] | None:
+        try:
+            return client.labels(repository, manifest)
+        except LostError:
+            return None
 
     def _manifest(self, client: RegistryClient, parsed: "dict[str, str]") -> Manifest | None:
         try:
@@ -236,10 +247,10 @@ def _mapped() -> Iterator[None]:
         ) from error
     except UsageError as error:
         raise ImageUnparsable(str(error)) from error
-    except RefusedError as error:
-        raise ImageUnavailable(f"The image cannot be used: {error}", remedy="Launch again.") from error
-    except RegistryError as error:
+    except UnauthorizedError as error:
         raise RegistryUnavailable(f"The registry does not answer this person: {error}") from error
+    except RegistryError as error:
+        raise RegistryUnavailable(f"The registry's answer cannot be followed: {error}") from error
 
 
 def _project_paths(repository: str) -> Iterator[str]:

@@ -290,3 +290,50 @@ def test_a_registry_that_is_away_is_unavailable(world: World) -> None:
             registry.find(f"{other.address}/a/b:c", None)
     with pytest.raises(RegistryUnavailable):
         registry.find(f"{other.address}/a/b:c", None)
+
+
+def test_an_answer_that_says_nothing_is_not_absence(world: World) -> None:
+    """A page where a manifest belongs, or a token service that gives none, is "cannot be asked", never None."""
+    with spy("", status=200) as page:
+        registry = world.registry(page.address)
+        with pytest.raises(RegistryUnavailable):
+            registry.find(f"{page.address}/a/b:c", None)
+    with spy("", status=404) as tokens, spy(f'Bearer realm="http://{tokens.address}/token"') as other:
+        registry = world.registry(other.address)
+        with pytest.raises(RegistryUnavailable):
+            registry.find(f"{other.address}/a/b:c", None)
+
+
+def test_an_image_whose_configuration_is_lost_is_none(world: World) -> None:
+    """A manifest whose configuration the registry has lost is no image that anybody could start."""
+    lost = "sha256:" + "0" * 64
+    content = json.dumps({"schemaVersion": 2, "config": {"digest": lost}, "layers": []}).encode()
+    with half_there(content) as address:
+        assert world.registry(address).find(f"{address}/a/b:c", None) is None
+
+
+@contextmanager
+def half_there(manifest: bytes) -> Iterator[str]:
+    """Serve a registry that has one manifest and no blob."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_manifest = "/manifests/" in self.path
+            body = manifest if is_manifest else b"{}"
+            self.send_response(200 if is_manifest else 404)
+            self.send_header("Content-Type", MANIFEST_TYPE)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join(5)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from builder.build import Target, adopt
 from builder.errors import RefusedError, UnauthorizedError, UnavailableError, UsageError
 from builder.oci import MANIFEST_TYPES, Credentials, Manifest, RegistryClient, digest_of, is_loopback
 
@@ -305,3 +306,110 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     """A registry's address is a host and perhaps a port, nothing more."""
     with pytest.raises(UsageError):
         RegistryClient(address)
+
+
+WRONG_TOKENS = {
+    "a login page elsewhere": _plain(302, {"Location": "https://login.example.com/"}),
+    "a page": _plain(200, {"Content-Type": "text/html"}, b"<html>Sign in</html>"),
+    "no such service": _plain(404, {}, b"{}"),
+    "another question": _plain(400, {"Content-Type": "application/json"}, b'{"errors": null}'),
+    "no token in it": _plain(200, {"Content-Type": "application/json"}, b"{}"),
+    "out of order": _plain(503, {"Retry-After": "3"}),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TOKENS)
+def test_a_token_service_that_gives_no_token_says_nothing_about_an_image(case: str) -> None:
+    """Whatever a token service answers but a refusal of the person, the registry cannot be asked."""
+    with _server(WRONG_TOKENS[case]) as (tokens, _):
+        challenge = {"WWW-Authenticate": f'Bearer realm="http://{tokens}/token",service="x"'}
+        with _server(_plain(401, challenge)) as (address, _):
+            client = RegistryClient(address, credentials=lambda: ADA, trusted_hosts=[tokens])
+            with pytest.raises(UnavailableError):
+                client.manifest("g/p", "x")
+            client.close()
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/json", ""])
+def test_what_is_no_manifest_says_nothing_about_an_image(kind: str) -> None:
+    """A page in a manifest's place is a registry that cannot be asked."""
+    with _server(_plain(200, {"Content-Type": kind}, b"<html>")) as (address, _):
+        client = RegistryClient(address)
+        with pytest.raises(UnavailableError, match="where the manifest"):
+            client.manifest("g/p", "x")
+        client.close()
+
+
+def _pages(link: Callable[[int], str]) -> Answer:
+    """Answer with one tag a page; `link` names what follows page n."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        number = int(request.path.partition("n=")[2] or 0)
+        following = link(number)
+        headers = {"Link": f'<{following}>; rel="next"'} if following else {}
+        _plain(200, headers, json.dumps({"tags": [f"t{number}"]}).encode())(request)
+
+    return answer
+
+
+@pytest.mark.parametrize("link", ["/v2/g/p/tags/list?n={}", "?n={}", "http://registry.internal/v2/g/p/tags/list?n={}"])
+def test_tags_are_listed_over_every_page(link: str) -> None:
+    """Links to the next page are followed, be they whole addresses or parts, and always at the registry's own host."""
+    with _server(_pages(lambda number: link.format(number + 1) if number < 3 else "")) as (address, _):
+        client = RegistryClient(address)
+        assert client.tags("g/p") == ("t0", "t1", "t2", "t3")
+        client.close()
+
+
+def test_tags_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that names itself as the next one does not hold the caller for ever."""
+    monkeypatch.setattr("builder.oci.MOST_PAGES", 20)
+    with _server(_pages(lambda _: "/v2/g/p/tags/list?n=7")) as (address, seen):
+        client = RegistryClient(address)
+        with pytest.raises(UnavailableError, match="20 pages"):
+            client.tags("g/p")
+        client.close()
+    assert len(seen) == 20
+
+
+@pytest.mark.parametrize("body", [b'{"errors": null}', b'{"errors": [null]}', b"[]", b"{}", b"5", b"<html>"])
+def test_a_refusal_in_any_words_is_a_refusal(body: bytes) -> None:
+    """What a registry says besides its status is shown if it can be read, and never needed."""
+    with _server(_plain(400, {}, body)) as (address, _):
+        client = RegistryClient(address)
+        with pytest.raises(RefusedError, match="answered 400"):
+            client.tags("g/p")
+        client.close()
+
+
+def test_an_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then holds nobody: an answer has a whole time besides the time between two of its bytes."""
+    monkeypatch.setattr("builder.transport.PATIENCE_SECONDS", 0.5)
+    ended = threading.Event()
+
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", MANIFEST_TYPES[1])
+        request.send_header("Content-Length", "4000")
+        request.end_headers()
+        while not ended.wait(0.05):
+            request.wfile.write(b" ")
+
+    with _server(trickle) as (address, _):
+        client = RegistryClient(address, timeout_seconds=5)
+        try:
+            with pytest.raises(UnavailableError, match="too slowly"):
+                client.manifest("g/p", "x")
+        finally:
+            ended.set()
+            client.close()
+
+
+@pytest.mark.parametrize("manifest", [b"{}", b'{"config": null, "layers": []}', b'{"config": {"digest": "x"}}', b"[]"])
+def test_what_is_no_image_is_not_adopted(manifest: bytes) -> None:
+    """A manifest without a configuration and layers is refused in words."""
+    with _server(_plain(200, {"Content-Type": MANIFEST_TYPES[1]}, manifest)) as (address, _):
+        client = RegistryClient(address)
+        with pytest.raises(RefusedError):
+            adopt(Target(registry=client, repository="g/p", commit="a" * 40), "g/other", "x", ("y",))
+        client.close()

@@ -111,3 +111,20 @@ def test_a_submodule_that_declares_the_environment_is_refused(repository: Reposi
     repository.git("commit", "--quiet", "--message", "Add a submodule.")
     with pytest.raises(BuildFailedError, match="shared is a submodule"):
         _staged(repository, repository.git("rev-parse", "HEAD"), tmp_path / "stage")
+
+
+def test_a_git_that_does_not_end_fails_the_build(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that is not written in time is a failed build, in words."""
+    sha = repository.commit({"requirements.txt": "six\n"})
+    hanging = tmp_path / "bin"
+    hanging.mkdir()
+    (hanging / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (hanging / "git").chmod(0o755)
+    with repository.tree(sha) as source:
+        key = environment_key(source.tree, source.read)
+        monkeypatch.setattr("builder.stage.ARCHIVE_SECONDS", 0.2)
+        monkeypatch.setenv("PATH", f"{hanging}:/usr/bin:/bin")
+        with pytest.raises(BuildFailedError, match="did not write out"):
+            stage(source, key, tmp_path / "out")

@@ -166,3 +166,21 @@ def test_a_large_commit_costs_its_root_only(repository: Repository) -> None:
         found = environment_key(tree.tree, tree.read)
     assert [one.path for one in found.inputs] == ["requirements.txt"]
     assert time.perf_counter() - began < 0.1
+
+
+def test_a_git_that_says_nothing_is_an_error_of_git(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Git that hangs, and one that is not there, end in a sentence within their time."""
+    repository.commit({"a": "b"})
+    git_dir = find_git_dir(repository.path)
+    hanging = tmp_path / "bin"
+    hanging.mkdir()
+    (hanging / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (hanging / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{hanging}:/usr/bin:/bin")
+    with pytest.raises(GitError, match="did not say within"):
+        resolve_commit(git_dir, "HEAD", timeout_seconds=0.2)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(GitError, match="not installed"):
+        resolve_commit(git_dir, "HEAD")
