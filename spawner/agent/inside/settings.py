@@ -181,6 +181,8 @@ c.ServerApp.open_browser = False
 c.ServerApp.quit_button = False
 c.ServerApp.allow_root = True  # where a session is root's, so is the spawner
 c.ServerApp.local_hostnames = ["localhost", _SESSION["public_host"]]
+if _SESSION["listen_host"] in {"0.0.0.0", "::"}:  # noqa: S104 - compared
+    c.ServerApp.allow_remote_access = False  # or any Host would do; people know the name, programs come to loopback
 c.ServerApp.cookie_secret_file = str(_HERE / "cookie-secret")
 c.ServerApp.identity_provider_class = SessionIdentity
 c.ServerApp.terminado_settings = {"shell_command": [_SESSION["shell"]]}  # not -l: /etc/profile replaces PATH

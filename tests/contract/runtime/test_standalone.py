@@ -7,7 +7,7 @@ Leaves out: several people on one machine (`test_separation.py`), the cache of e
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +190,23 @@ subprocess.run("git checkout -q main".split(), check=True)"""
         sha = kernel.run(code)
 
     assert git(repository[0], "rev-parse", "work") == sha
+
+
+def test_a_session_on_every_address_answers_to_its_own_name(
+    real: Bench, make_standalone: Callable[..., StandaloneRuntime]
+) -> None:
+    """Beyond loopback a session has the name that it is given; another one does not let in, loopback does."""
+    runtime = make_standalone(public_host_suffix="sessions.example.org", listen_host="0.0.0.0")  # noqa: S104 - the case
+    bench = Bench(runtime=runtime, place=real.place, commits=real.commits)
+    state = bench.run(bench.workload("wide", session=SessionName("alice-wide-1")))
+    bench.until(state, Health.READY)
+    headers = program_headers(bench.place, state)
+    hosts = ("alice-wide-1.sessions.example.org", "127.0.0.1", "evil.example", "alice-wide-1.localhost")
+    statuses = [ask(state, "/api/contents", headers={**headers, "Host": host}).status for host in hosts]
+    runtime.stop(state, grace_seconds=0)
+
+    assert statuses == [200, 200, 403, 403]
+    bench.until(state, Health.GONE, within_seconds=20)
 
 
 def test_a_tag_is_checked_out_detached(real: Bench) -> None:
