@@ -93,6 +93,11 @@ def input_names(entries: Mapping[str, Entry]) -> AbstractSet[str]:
     return {name for name in names if entries[name].type is not EntryType.TREE}
 
 
+def is_input_name(name: str) -> bool:
+    """Tell whether a file of this name is an input where it lies in a configuration folder."""
+    return name in _INPUT_NAMES or is_requirements_name(name)
+
+
 def is_requirements_name(name: str) -> bool:
     """Tell whether a file is named `requirements*.txt`."""
     return name.startswith("requirements") and name.endswith(".txt")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder.detect import CONFIG_FOLDERS, is_input_name
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -41,16 +43,19 @@ image_build:
     reports:
       dotenv: slipway.env
 """
+_FOLDERS = frozenset(CONFIG_FOLDERS) - {""}
 REQUIREMENTS_TEXT = """\
 # What the notebooks of this project import, one package per line; pin a version with ==.
 """
-_DECLARING = (REQUIREMENTS_FILE, "pyproject.toml", "Pipfile", "environment.yml", "binder", ".binder")
 
 
 def write(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Write the starter files; the names written, and those kept. Idempotent."""
+    """Write the starter files; the names written, and those kept. Idempotent.
+
+    A requirements file only where nothing is that a recipe reads: it would take the place of a `setup.py`.
+    """
     wanted = {CI_FILE: CI_TEXT}
-    kept = [name for name in _DECLARING if (folder / name).exists()]
+    kept = sorted(place.name for place in folder.iterdir() if is_input_name(place.name) or place.name in _FOLDERS)
     if not kept:
         wanted[REQUIREMENTS_FILE] = REQUIREMENTS_TEXT
     written = []

@@ -182,6 +182,18 @@ def test_init_writes_what_is_missing_and_keeps_what_is_there(call: Output, tmp_p
     assert json.loads(call("init", str(declared), "--json")[1])["written"] == [".gitlab-ci.yml"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["setup.py", "setup.cfg", "runtime.txt", "Pipfile.lock", "requirements-dev.txt", "environment.yml", "binder/x"],
+)
+def test_init_leaves_alone_what_declares_an_environment(call: Output, tmp_path: Path, name: str) -> None:
+    """Whatever file a recipe reads, no empty requirements file takes its place."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    done = json.loads(call("init", str(tmp_path), "--json")[1])
+    assert done == {"written": [".gitlab-ci.yml"], "kept": [name.partition("/")[0]]}
+
+
 def test_a_project_made_by_init_has_a_key(call: Output, repository: Repository) -> None:
     """What `init` writes is a project that can be built."""
     call("init")
