@@ -192,14 +192,6 @@ def unpack(manifest: bytes, fetch: Fetch, folder: Path, *, limits: Limits | None
     return environment
 
 
-def read_folder(folder: Path) -> Environment:
-    """Read what `unpack` wrote. FormatError if it is not whole."""
-    try:
-        return _environment({name: (folder / name).read_bytes() for name in (METADATA_FILE, LOCK_FILE)})
-    except OSError as error:
-        raise FormatError(f"{folder.name} does not hold an unpacked environment.") from error
-
-
 def _metadata(environment: Environment) -> bytes:
     document = {
         "format": FORMAT, "python": environment.python, "platform": environment.platform,

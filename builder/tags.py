@@ -71,26 +71,6 @@ def environment_tag(key: str) -> str:
     return f"env-{key[:ENVIRONMENT_TAG_HEX]}"
 
 
-def reference(registry: str, project_path: str, tag: str) -> str:
-    """Write an image reference: `registry.example.com/group/project:tag`."""
-    return f"{registry}/{repository(project_path)}:{tag}"
-
-
-def commit_reference(registry: str, project_path: str, sha: str, kind: Kind) -> str:
-    """Return the full reference of a commit's image."""
-    return reference(registry, project_path, commit_tag(sha, kind))
-
-
-def candidates(registry: str, project_path: str, sha: str, kind: Kind) -> tuple[str, ...]:
-    """Return the references under which a commit's image is looked for, best first."""
-    return tuple(reference(registry, project_path, tag) for tag in candidate_tags(sha, kind))
-
-
-def environment_reference(registry: str, project_path: str, key: str) -> str:
-    """Return the reference of a key's image in a project."""
-    return reference(registry, project_path, environment_tag(key))
-
-
 def is_short_tag(tag: str) -> bool:
     """Tell whether a tag is a shortened SHA, so that the revision label must be compared."""
     return bool(re.fullmatch(r"[0-9a-f]{7,39}", tag))

@@ -45,10 +45,6 @@ _QUEUED = {
     JobStatus.PENDING: "waits for a runner",
     JobStatus.UNKNOWN: "has a status that this release does not know",
 }
-# Failures of the machinery, not of the project: one retry may help. Source: GitLab `enums/ci/commit_status`.
-INFRASTRUCTURE_FAILURES = frozenset(
-    {"runner_system_failure", "stuck_or_timeout_failure", "runner_interrupted", "api_failure"}
-)
 _FAILURES = {
     "script_failure": "a command of the job failed",
     "job_execution_timeout": "it ran longer than its time limit",

@@ -27,7 +27,6 @@ from builder.environment import (
     Packed,
     locked_packages,
     pack,
-    read_folder,
     render_lock,
     unpack,
 )
@@ -85,7 +84,6 @@ def test_what_is_packed_is_unpacked(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     assert unpack(packed.manifest, _fetch(packed), out) == environment
-    assert read_folder(out) == environment
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
         "environment.json", "requirements.lock", f"wheels/{wheel.name}",
     ]  # fmt: skip
@@ -262,10 +260,3 @@ def test_another_kind_of_image_is_refused(tmp_path: Path) -> None:
     config.path.write_bytes(json.dumps({"config": {"Labels": {Label.KIND: "container"}}}).encode())
     with pytest.raises(FormatError, match="container"):
         unpack(packed.manifest, _fetch(packed), out)
-
-
-def test_an_unpacked_folder_that_lacks_a_part_is_refused(tmp_path: Path) -> None:
-    """A folder in which a crash left half of it is not taken for whole."""
-    (tmp_path / "environment.json").write_text("{}")
-    with pytest.raises(FormatError):
-        read_folder(tmp_path)

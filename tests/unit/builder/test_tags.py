@@ -1,6 +1,6 @@
 """The names of images.
 
-Covered: tags and references of both kinds, candidates in order, what counts as the commit's own.
+Covered: tags of both kinds, candidates in order, what counts as the commit's own.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ REGISTRY = "registry.example.com:5050"
 
 
 def test_a_commit_is_looked_for_under_these_names() -> None:
-    """A container by 40, 8 and 7 characters, an environment by one name; the project's path in lower case."""
-    image = f"{REGISTRY}/group/tides"
-    assert tags.candidates(REGISTRY, "Group/Tides", SHA, Kind.CONTAINER) == (
-        f"{image}:{SHA}", f"{image}:01234567", f"{image}:0123456",
-    )  # fmt: skip
-    assert tags.candidates(REGISTRY, "Group/Tides", SHA, Kind.ENVIRONMENT) == (f"{image}:{SHA}-environment",)
-    assert tags.commit_reference(REGISTRY, "Group/Tides", SHA, Kind.CONTAINER) == f"{image}:{SHA}"
+    """A container by 40, 8 and 7 characters, an environment by one name."""
+    assert tags.candidate_tags(SHA, Kind.CONTAINER) == (SHA, "01234567", "0123456")
+    assert tags.candidate_tags(SHA, Kind.ENVIRONMENT) == (f"{SHA}-environment",)
 
 
 def test_a_build_pushes_these_names() -> None:
@@ -33,7 +29,6 @@ def test_a_build_pushes_these_names() -> None:
 def test_an_environment_is_named_by_half_its_key() -> None:
     """`env-` and 32 of the key's 64 characters: within a tag's length, and beyond chance."""
     assert tags.environment_tag("ab" * 32) == f"env-{'ab' * 16}"
-    assert tags.environment_reference(REGISTRY, "g/P", "ab" * 32) == f"{REGISTRY}/g/p:env-{'ab' * 16}"
 
 
 @pytest.mark.parametrize(

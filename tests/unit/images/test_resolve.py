@@ -25,7 +25,7 @@ from spawner.images.model import (
     Unavailable,
     Waiting,
 )
-from spawner.images.resolve import _FAILURES, INFRASTRUCTURE_FAILURES, best_job, failure_sentence, fall, resolve
+from spawner.images.resolve import _FAILURES, best_job, failure_sentence, fall, resolve
 from spawner.names import CommitSha
 from spawner.ports import BuildJob, ImageKind, JobStatus, Pipeline, RegistryImage
 
@@ -166,11 +166,6 @@ def test_a_failure_reason_becomes_a_sentence(reason: str | None) -> None:
     assert "'image_build' (job 7) failed" in sentence
     assert sentence.endswith(".")
     assert outcome(facts(build(failed)), POLICY, NOW) == "build_failed"
-
-
-def test_infrastructure_failures_are_known_reasons() -> None:
-    """Only reasons that have words of their own may be called the machinery's fault."""
-    assert set(_FAILURES) >= INFRASTRUCTURE_FAILURES
 
 
 # The edge cases of waiting by their number: (what is known, the policy, the outcome).
