@@ -24,7 +24,7 @@ PAGES = [
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "gitlab-ci-templates").glob("*.md"))
     if path.parent.name != "reference"
 ]
-_FOLDERS = ("/etc/", "/var/", "/opt/", "/usr/", "/tmp/")  # of the machine's files
+_FOLDERS = ("/etc/", "/var/", "/opt/", "/usr/", "/tmp/", "/proc/")  # of the machine's files
 _OURS = r"https?://(?:slipway\.example\.org|s|127\.0\.0\.1:8000|localhost:8000)"  # `<…>` has become `s` by then
 _NAMED = re.compile(rf"`(?:[A-Z]+ )?(/[^\s`?]*)|{_OURS}(/[^\s`?)\"]*)")
 
