@@ -121,6 +121,7 @@ class SessionStream:
         self._signed_in = SignedIn(carried.services, caller)
         self._session = session
         self._read_at = time.monotonic()
+        self._is_announced = False
         self._name = session.name
         self._log_bytes_seen = 0
         self.cursor = Cursor()
@@ -157,12 +158,12 @@ class SessionStream:
                     yield b": keep-alive\n\n"
                 if not self._signed_in.still():
                     return
-                is_announced = self._announcements.wait({self._name}, self._looks.seconds_left())
-                self.pending = self._look(is_announced=is_announced)
+                self._is_announced = self._announcements.wait({self._name}, self._looks.seconds_left())
+                self.pending = self._look()
 
-    def _look(self, *, is_announced: bool) -> Sequence[Event]:
+    def _look(self) -> Sequence[Event]:
         seen = self.cursor.event
-        is_due = is_announced or time.monotonic() - self._read_at >= LOGIN_SECONDS
+        is_due = self._is_announced or time.monotonic() - self._read_at >= LOGIN_SECONDS
         try:
             if not is_due and not self._looks.has_news(self._name, seen, self._services.sessions.events_of):
                 return ()
@@ -188,7 +189,8 @@ class SessionStream:
             build = self._looks.once(
                 ("build", self._session.build_id),
                 lambda: sessions.build_of(self._session),
-                is_fresh=bool(self.pending),  # an event may be the build's end: nothing of its log may be missed
+                # What was announced may be that the log grew; and an event may be the build's end.
+                is_fresh=self._is_announced or bool(self.pending),
             )
             if build is None or not build.log_bytes or build.log_bytes == self._log_bytes_seen:
                 return

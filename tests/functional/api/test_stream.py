@@ -105,8 +105,8 @@ def test_next_generation(world: World, ada: FlaskClient) -> None:
     name = run(world, ada)["name"]
     ada.delete(f"/notebooks/servers/{name}")
     frames(ada, f"/notebooks/servers/{name}/events")
-    ada.post("/notebooks/servers", json=BODY)
     world.runtime.workloads.clear()
+    ada.post("/notebooks/servers", json=BODY)
     world.be_ready(SessionName(name))
     found = frames(ada, f"/notebooks/servers/{name}/events?until=ready")
     assert "gone" not in [frame.event for frame in found]
@@ -127,6 +127,22 @@ def test_build_log(world: World, ada: FlaskClient) -> None:
     middle = next(frame for frame in found if frame.event == "log")
     rest = frames(ada, f"/notebooks/servers/{name}/events?until=ready", **{"Last-Event-ID": middle.id})
     assert log == middle.data["text"] + "".join(frame.data["text"] for frame in rest if frame.event == "log")
+
+
+def test_build_log_that_grows(world: World, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the log grew by is shown when it is announced, though nothing else has happened."""
+    monkeypatch.setattr(world.app.extensions["slipway"].looks, "_period_seconds", 60.0)
+    project = world.forge.projects[42]
+    world.add_job(project, JobStatus.RUNNING, log=b"Resolving\n")
+    name = launch(ada)["name"]
+    world.until(lambda: ada.get(f"/notebooks/logs/{name}").json)
+    stream = ada.get(f"/notebooks/servers/{name}/events")
+    pieces = (frame.data["text"] for frame in read(stream.iter_encoded()) if frame.event == "log")
+    assert next(pieces) == "Resolving\n"
+    world.add_job(project, JobStatus.RUNNING, log=b"Resolving\nFetching\n")
+    world.services.images.hint("default", 42, SHA)
+    assert next(pieces) == "Fetching\n"
+    stream.close()
 
 
 def test_build_log_after_a_hiccup(world: World, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
