@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Take the address of a real GitLab."""
     parser.addoption("--gitlab-url", help="also run the forge contract on this GitLab")
     parser.addoption("--gitlab-token-file", help="a file with an administrator's token of that GitLab")
-    parser.addoption("--openapi", help="GitLab's openapi_v2.yaml; by default ../shared/gitlab/openapi_v2.yaml")
+    parser.addoption("--openapi", help="GitLab's own openapi_v2.yaml, of the release to compare with")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
