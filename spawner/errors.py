@@ -32,6 +32,7 @@ Must not know: HTTP, Flask, or any library an adapter wraps.
         ├── ForgeUnavailable               GitLab is down, slow or answers nonsense
         ├── RateLimited                    GitLab asks for patience, or we do
         ├── RegistryUnavailable            the registry cannot be asked
+        │   └── RegistryRefused            … by this person
         ├── RuntimeUnavailable             the runtime cannot be asked
         ├── StoreUnavailable               the database cannot be asked
         └── TooManyViewers                 no thread is left for another event stream
@@ -169,6 +170,10 @@ class RateLimited(TemporaryError):
 
 class RegistryUnavailable(TemporaryError):
     """The registry cannot be asked; never the same as "no such image"."""
+
+
+class RegistryRefused(RegistryUnavailable):
+    """GitLab's registry refuses this person: whether there is such an image, they may not know."""
 
 
 class RuntimeUnavailable(TemporaryError):

@@ -62,6 +62,7 @@ ERRORS: Final[Mapping[type[SpawnerError], tuple[int, int]]] = {
     errors.ForgeUnavailable: (503, 3503),
     errors.RateLimited: (429, 1429),
     errors.RegistryUnavailable: (503, 3503),
+    errors.RegistryRefused: (503, 3503),
     errors.RuntimeUnavailable: (503, 3503),
     errors.StoreUnavailable: (503, 3503),
     errors.TooManyViewers: (503, 3503),

@@ -21,7 +21,15 @@ from urllib.parse import quote, urlsplit
 from builder.errors import LostError, RefusedError, RegistryError, UnauthorizedError, UnavailableError, UsageError
 from builder.oci import Credentials, Manifest, RegistryClient
 from builder.tags import Label
-from spawner.errors import Forbidden, ImageUnavailable, ImageUnparsable, NotFound, RegistryUnavailable, foreign
+from spawner.errors import (
+    Forbidden,
+    ImageUnavailable,
+    ImageUnparsable,
+    NotFound,
+    RegistryRefused,
+    RegistryUnavailable,
+    foreign,
+)
 from spawner.gitlab import shapes
 from spawner.gitlab.transport import Transport
 from spawner.ports import Credential, RegistryImage
@@ -78,7 +86,7 @@ class GitLabRegistry:
     def find(self, reference: str, credential: Credential | None) -> RegistryImage | None:
         """Return the image that a reference names, with its configuration's labels, or None.
 
-        Raises ImageUnparsable, or RegistryUnavailable also where GitLab's registry refuses the person. A registry that
+        Raises ImageUnparsable, RegistryUnavailable, or RegistryRefused by GitLab's own. A registry that
         is not allowed, and an allowed one that wants to know who asks, have, for us, no such image; nor is one an
         image whose configuration is lost. Any other answer that cannot be followed says nothing about the image.
         """
@@ -248,7 +256,7 @@ def _mapped() -> Iterator[None]:
     except UsageError as error:
         raise ImageUnparsable(str(error)) from error
     except UnauthorizedError as error:
-        raise RegistryUnavailable(f"The registry does not answer this person: {error}") from error
+        raise RegistryRefused(f"The registry does not answer this person: {error}") from error
     except RegistryError as error:
         raise RegistryUnavailable(f"The registry's answer cannot be followed: {error}") from error
 

@@ -14,7 +14,7 @@ import structlog
 
 from builder.entries import Kind
 from builder.tags import Label, candidate_tags, environment_tag, is_short_tag
-from spawner.errors import NotFound, TemporaryError, foreign
+from spawner.errors import NotFound, RegistryRefused, TemporaryError, foreign
 from spawner.images.model import ChosenImage, Found, ImageSource
 from spawner.images.reference import parse
 from spawner.images.resolve import default_kind
@@ -181,8 +181,15 @@ class ImageFinder:
     def would_start(self, reference: str, accepts: frozenset[ImageKind], credential: Credential) -> bool:
         """Say whether a launch that names `reference` would get it, or for a commit's own, rung 2 or 3.
 
-        The project and the commit are read from the reference; one that the person may not see is a "no".
+        The project and the commit are read from the reference; one that the person may not see is a "no", be it
+        GitLab that says so or its registry.
         """
+        try:
+            return self._would_start(reference, accepts, credential)
+        except RegistryRefused:
+            return False
+
+    def _would_start(self, reference: str, accepts: frozenset[ImageKind], credential: Credential) -> bool:
         parsed = parse(reference)
         if parsed.tag is None or not OWN_TAG.fullmatch(parsed.tag):
             return self.requested(str(parsed), credential) is not None

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from builder.oci import Credentials, Manifest, RegistryClient, digest_of
-from spawner.errors import ImageUnavailable, ImageUnparsable, RegistryUnavailable, TokenRejected
+from spawner.errors import ImageUnavailable, ImageUnparsable, RegistryRefused, RegistryUnavailable, TokenRejected
 from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
 from spawner.ports import Credential, CredentialKind
 from spawner.testing.gitlab import ProjectHandle, StandIn, UserHandle
@@ -138,10 +138,12 @@ def test_a_stranger_is_refused_and_that_is_not_absence(world: World) -> None:
     """A person without the right gets "cannot be asked", never None: no silent default image."""
     registry = world.registry()
     assert registry.find(f"{world.name}:env-abab", credential(world.ada.token)) is not None
-    with pytest.raises(RegistryUnavailable):
+    with pytest.raises(RegistryRefused):
         registry.find(f"{world.name}:env-abab", credential(world.bob.token))
-    with pytest.raises(RegistryUnavailable):
+    with pytest.raises(RegistryRefused):
         registry.find(f"{world.name}:env-abab", credential("glpat-dead"))
+    with pytest.raises(RegistryRefused):
+        registry.find(f"{world.host}/never/seen:tag", credential(world.ada.token))
 
 
 def test_a_new_process_learns_the_registry_from_gitlab_alone(world: World) -> None:

@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from spawner.errors import ProjectNotFound, RegistryRefused, RegistryUnavailable, TemporaryError
 from spawner.images.model import Build
 from spawner.images.service import ImageService, ImageSettings, Subject, Waiter
 from spawner.names import CommitSha, ProjectPath, SessionName
@@ -54,6 +55,7 @@ class World:
     asked: list[str] = field(default_factory=list)
     queued: list[str] = field(default_factory=list)
     images: dict[str, RegistryImage] = field(default_factory=dict)
+    refusal: TemporaryError | None = None
 
     def now(self) -> datetime:
         return self.at
@@ -80,8 +82,14 @@ class World:
         del credential, project, sha
         return ()
 
+    def project(self, credential: Credential, project: ProjectPath) -> Project:
+        del credential
+        raise ProjectNotFound(f"No {project}.")
+
     def find(self, reference: str, credential: Credential | None) -> RegistryImage | None:
         del credential
+        if self.refusal is not None:
+            raise self.refusal
         return self.images.get(reference)
 
 
@@ -195,3 +203,13 @@ def test_a_label_speaks_against_short_tags_only(
     found = service.facts(subject(world, frozenset({kind})), ME).exact
 
     assert (found is not None) is counts
+
+
+@pytest.mark.parametrize("reference", ["registry.example.com/never/seen:tag", f"registry.example.com/a/hidden:{SHA}"])
+def test_what_a_person_may_not_know_of_would_not_start(service: ImageService, world: World, reference: str) -> None:
+    """A registry that refuses the person has no such image for them; one that is away says nothing."""
+    world.refusal = RegistryRefused("401")
+    assert not service.would_start(reference, ENVIRONMENTS, ME)
+    world.refusal = RegistryUnavailable("503")
+    with pytest.raises(RegistryUnavailable):
+        service.would_start(reference, ENVIRONMENTS, ME)
