@@ -110,12 +110,22 @@ class OneOriginSession(requests.Session):
         """Send, and read the answer whole within its bounds unless it is streamed."""
         is_streamed = bool(kwargs.get("stream"))
         with _measured(request) as answered:
-            response = super().send(request, **{**kwargs, "stream": True})
+            response = self._answered(request, {**kwargs, "stream": True})
             answered(response.status_code)
         self.retry_after = response.headers.get("Retry-After", "")
         if not is_streamed:
             read_whole(response, most_bytes=ANSWER_BYTES, most_seconds=self._answer_seconds)
         return response
+
+    def _answered(self, request: requests.PreparedRequest, kwargs: dict[str, Any]) -> requests.Response:
+        """Send once more what only asks, where the connection was kept so long that GitLab had just hung up."""
+        try:
+            return super().send(request, **kwargs)
+        except requests.ConnectionError as error:
+            is_hung_up = bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
+            if request.method not in {"GET", "HEAD"} or not is_hung_up:
+                raise
+            return super().send(request, **kwargs)
 
 
 @contextmanager

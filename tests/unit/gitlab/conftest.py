@@ -21,6 +21,7 @@ class Scripted:
     pieces: int = 1
     pause_seconds: float = 0.0
     is_cut: bool = False
+    hangs_up: bool = False  # says nothing at all
 
 
 @dataclass
@@ -58,6 +59,9 @@ def serve() -> Iterator[Callable[..., Server]]:
             do_POST = do_GET  # noqa: N815 - the handler's own names
 
             def _send(self, answer: Scripted) -> None:
+                if answer.hangs_up:
+                    self.close_connection = True
+                    return
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.content_type)
                 length = len(answer.body) * answer.pieces + (10 if answer.is_cut else 0)

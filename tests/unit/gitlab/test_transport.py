@@ -139,6 +139,20 @@ def test_an_answer_beyond_its_size_is_given_up(serve: Serve, monkeypatch: pytest
         ask(serve(Scripted(body=b" " * 100, pieces=20)).url)
 
 
+def test_what_only_asks_is_sent_again_when_gitlab_hangs_up(serve: Serve) -> None:
+    """A kept connection that ends without an answer costs a second GET, not the launch; a POST is never repeated."""
+    hangs_up, answers = Scripted(hangs_up=True), Scripted()
+    again = serve(hangs_up, answers)
+    ask(again.url)
+    assert len(again.seen) == 2
+    with pytest.raises(ForgeUnavailable):
+        ask(serve(hangs_up).url)
+    once = serve(hangs_up, answers)
+    with pytest.raises(ForgeUnavailable):
+        Transport(once.url, timeout_seconds=5).request(OAUTH, "post", "/projects/1/pipeline")
+    assert len(once.seen) == 1
+
+
 def test_nobody_there_is_unavailable() -> None:
     """A refused connection is "cannot be asked"."""
     with pytest.raises(ForgeUnavailable):
