@@ -230,7 +230,7 @@ class Installation:
         for found in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = found.read_bytes().decode(errors="replace").split("\0")
-                is_ours = "spawner.agent" in words and instance in (Path(words[-2]) / "record.json").read_text()
+                is_ours = "spawner.agent" in words and instance in (Path(words[-2]).parent / "record.json").read_text()
             except (OSError, IndexError):
                 continue  # it has ended meanwhile, or was no agent
             if is_ours:
