@@ -40,6 +40,48 @@ class _Threads(ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
 
 
+def _answering(found: Server) -> type[http.server.BaseHTTPRequestHandler]:
+    """Return the handler of one server."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            found.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self._send(found.next())
+
+        do_POST = do_GET  # noqa: N815 - the handler's own names
+
+        def _send(self, answer: Scripted) -> None:
+            if answer.hangs_up:
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.content_type)
+            length = len(answer.body) * answer.pieces + (10 if answer.is_cut else 0)
+            self.send_header("Content-Length", str(length))
+            for name, value in answer.headers:
+                self.send_header(name, value)
+            self.end_headers()
+            for _ in range(answer.pieces):
+                self.wfile.write(answer.body)
+                self.wfile.flush()
+                time.sleep(answer.pause_seconds)
+            self.close_connection = answer.is_cut
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    return Answers
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
     """Start scripted servers; they end with the test."""
@@ -48,43 +90,7 @@ def serve() -> Iterator[Callable[..., Server]]:
     def start(*answers: Scripted) -> Server:
         found = Server(answers=list(answers))
 
-        class Answers(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                found.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-                self.rfile.read(int(self.headers.get("Content-Length", "0")))
-                self._send(found.next())
-
-            do_POST = do_GET  # noqa: N815 - the handler's own names
-
-            def _send(self, answer: Scripted) -> None:
-                if answer.hangs_up:
-                    self.close_connection = True
-                    return
-                self.send_response(answer.status)
-                self.send_header("Content-Type", answer.content_type)
-                length = len(answer.body) * answer.pieces + (10 if answer.is_cut else 0)
-                self.send_header("Content-Length", str(length))
-                for name, value in answer.headers:
-                    self.send_header(name, value)
-                self.end_headers()
-                for _ in range(answer.pieces):
-                    self.wfile.write(answer.body)
-                    self.wfile.flush()
-                    time.sleep(answer.pause_seconds)
-                self.close_connection = answer.is_cut
-
-            def handle_one_request(self) -> None:
-                try:
-                    super().handle_one_request()
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            def log_message(self, *_: object) -> None:
-                """Stay silent."""
-
-        server = _Threads(("127.0.0.1", 0), Answers)
+        server = _Threads(("127.0.0.1", 0), _answering(found))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         running.append((server, thread))
