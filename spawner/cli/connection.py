@@ -190,10 +190,10 @@ def connect(url: str | None, token_file: Path | None) -> Connection:
 def read_token(path: Path) -> str:
     """Return the token in a file, `-` for standard input; raises CommandFailed when there is none."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as exc:
         raise CommandFailed(f"The token file {path} cannot be read: {exc.strerror}.", code=ExitCode.USAGE) from exc
-    token = text.strip()
+    token = content.decode(errors="replace").strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise CommandFailed(
             f"{path} holds no token: one line of printable characters is expected.", code=ExitCode.USAGE

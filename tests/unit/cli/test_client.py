@@ -156,6 +156,7 @@ def test_strangers_are_told_nothing(served: Served, ada: Run, tmp_path: Path) ->
         ),
         (("sessions", "--url", "http://h", "--token-file", "{missing}"), ExitCode.USAGE, "cannot be read"),
         (("sessions", "--url", "http://h", "--token-file", "{empty}"), ExitCode.USAGE, "holds no token"),
+        (("sessions", "--url", "http://h", "--token-file", "{binary}"), ExitCode.USAGE, "holds no token"),
         (("launch", "justaname"), ExitCode.USAGE, "names no project"),
         (("stop",), ExitCode.USAGE, "Name sessions"),
         (("nothing",), ExitCode.USAGE, "No such command"),
@@ -166,7 +167,8 @@ def test_usage_and_reach(run: Run, tmp_path: Path, arguments: tuple[str, ...], c
     """What is wrong before any answer has its code, its sentence, and with --json one document."""
     (tmp_path / "token").write_text("token")
     (tmp_path / "empty").write_text("\n")
-    places = {name: str(tmp_path / name) for name in ("token", "missing", "empty")}
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    places = {name: str(tmp_path / name) for name in ("token", "missing", "empty", "binary")}
     ended = run(*(argument.format(**places) for argument in arguments), "--json")
     assert ended.code == code
     assert words in ended.err
