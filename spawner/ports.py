@@ -228,6 +228,7 @@ class EnvironmentKey:
     recipe: str
     inputs: tuple[tuple[str, str, str], ...]  # (path, mode, fingerprint), sorted by path
     mutable: tuple[str, ...] = ()
+    made_kinds: tuple["ImageKind", ...] = ()  # what the commit says that its build makes; empty: it does not say
 
 
 ProjectKey = int | ProjectPath  # either names a project; the path saves asking for the id first

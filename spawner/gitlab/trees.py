@@ -49,7 +49,7 @@ READ_SECONDS = 30.0
 PACK_BYTES = 256 * 1024 * 1024  # trees of one commit; 20,000 entries are 0.5 MB
 CACHE_BYTES = 256 * 1024 * 1024  # a project's cache is begun anew above this
 _LOOK_SECONDS = 0.05
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK_BYTES = 512  # the unit of `ulimit -f` in POSIX shells
 _LIMITED = 'ulimit -f "$1" && shift && exec "$@"'
 _SETTINGS = """\
@@ -215,6 +215,7 @@ def _value(key: Key) -> EnvironmentKey:
         recipe=key.recipe_name,
         inputs=tuple((one.path, one.mode, one.fingerprint) for one in key.inputs),
         mutable=key.mutable,
+        made_kinds=tuple(ImageKind(kind.value) for kind in key.kinds),
     )
 
 
@@ -284,6 +285,7 @@ def _load(path: Path) -> tuple[EnvironmentKey, ...] | None:
             recipe=row["recipe"],
             inputs=tuple((entry[0], entry[1], entry[2]) for entry in row["inputs"]),
             mutable=tuple(row["mutable"]),
+            made_kinds=tuple(ImageKind(kind) for kind in row["made_kinds"]),
         )
         for row in document["keys"]
     )

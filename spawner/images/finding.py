@@ -8,7 +8,7 @@ Must not know: builds, jobs, who waits, the database, HTTP.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -38,6 +38,15 @@ ANCESTORS_LIMIT = 100
 OWN_TAG = re.compile(r"(?:[0-9a-f]{7}|[0-9a-f]{8}|[0-9a-f]{40})(?:-environment)?")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRungs:
+    """What was found for a commit itself; `made_kinds` is what it says that its build makes, empty where unread."""
+
+    exact: Found | None = None
+    environment: Found | None = None
+    made_kinds: frozenset[ImageKind] = frozenset()
+
+
 class ImageFinder:
     """Asks the registry, with a person's own rights. `defaults` holds a reference per kind, as the settings name it."""
 
@@ -57,20 +66,21 @@ class ImageFinder:
         self._max_age_days = max_age_days
         self._pool = futures.ThreadPoolExecutor(max_workers=FINDS_AT_ONCE, thread_name_prefix="facts")
 
-    def own(
-        self, project: Project, sha: CommitSha, accepts: frozenset[ImageKind], credential: Credential
-    ) -> tuple[Found | None, Found | None]:
-        """Return the commit's own image, or else the one of the same environment; either may be None."""
+    def own(self, project: Project, sha: CommitSha, accepts: frozenset[ImageKind], credential: Credential) -> OwnRungs:
+        """Return the commit's own image, or else the one of the same environment and what its build makes."""
         exact = self._pool.submit(self.exact, project, sha, accepts, credential)
         # Most launches of a built commit end here; reading a commit's environment costs two fetches.
         done, _ = futures.wait([exact], timeout=EXACT_ALONE_SECONDS)
         if done and exact.result() is not None:
-            return exact.result(), None
+            return OwnRungs(exact=exact.result())
         keys = self._pool.submit(self._forge.environment_keys, credential, project, sha)
         if exact.result() is not None:
-            return exact.result(), None
+            return OwnRungs(exact=exact.result())
         usable = [key for key in keys.result() if key.kind in accepts]
-        return None, self._same_environment(project, usable, credential)
+        return OwnRungs(
+            environment=self._same_environment(project, usable, credential),
+            made_kinds=frozenset(kind for key in keys.result() for kind in key.made_kinds),
+        )
 
     def exact(
         self, project: Project, sha: CommitSha, accepts: frozenset[ImageKind], credential: Credential
@@ -200,7 +210,8 @@ class ImageFinder:
             return self.requested(str(parsed), credential) is not None
         if commit is None:
             return False
-        return any(found is not None for found in self.own(project, commit.sha, accepts, credential))
+        found = self.own(project, commit.sha, accepts, credential)
+        return found.exact is not None or found.environment is not None
 
 
 def _is_of_commit(image: RegistryImage, tag: str, sha: CommitSha) -> bool:

@@ -208,6 +208,10 @@ def _because(image: ChosenImage, reason: str) -> ChosenImage:
 
 def _wait(facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
     build = facts.build
+    if facts.expected_kinds and not facts.expected_kinds & facts.accepts:
+        kinds = " and ".join(f"{kind} images" for kind in sorted(facts.expected_kinds))
+        reason = f"This commit's slipway.toml says that its build makes {kinds}, which this runtime cannot start."
+        return Fallback(code="wrong_kind", reason=reason)
     if build is None or build.checked_at is None:
         return _budgeted(
             "Asking GitLab for this commit's build.",
@@ -232,13 +236,7 @@ def _with_trouble(decision: Waiting | Fallback, trouble: str) -> Waiting | Fallb
 def _by_row(build: Build, facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
     if build.job is None:
         return _without_job(build, facts, policy, now)
-    job = build.job
-    if facts.expected_kinds and not facts.expected_kinds & facts.accepts and job.status in MOVING:
-        kinds = ", ".join(sorted(facts.expected_kinds))
-        return Fallback(
-            code="wrong_kind", reason=f"The build job produces a {kinds} image, which this runtime cannot start."
-        )
-    return _by_status(build, job, facts, policy, now)
+    return _by_status(build, build.job, facts, policy, now)
 
 
 def _without_job(build: Build, facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:

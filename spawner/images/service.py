@@ -146,8 +146,8 @@ class ImageService:
             if facts.requested_reference is not None:
                 facts = replace(facts, requested=self._finder.requested(facts.requested_reference, credential))
             else:
-                found = self._finder.own(subject.project, subject.sha, subject.accepts, credential)
-                facts = replace(facts, exact=found[0], environment=found[1])
+                own = self._finder.own(subject.project, subject.sha, subject.accepts, credential)
+                facts = replace(facts, exact=own.exact, environment=own.environment, expected_kinds=own.made_kinds)
         except TemporaryError as error:
             facts = replace(facts, trouble=error.message)
         return replace(facts, default=self.default(subject.accepts))

@@ -417,6 +417,12 @@ def the_same_environment(stage: Stage) -> Told:
     return told
 
 
+@scenario("same environment", source="wrong_kind", reason="makes container images", phases=("NEW", "FAILED"))
+def a_build_that_makes_what_cannot_run(stage: Stage) -> Told:
+    kinds = {"slipway.toml": '[image]\nkinds = ["container"]\n', "requirements.txt": "numpy==2.2.0\n"}
+    return stage.watch(stage.launch(stage.commit(f"  {NOBODY}\n  script: ['true']", files=kinds)))
+
+
 @scenario("short tag", source="exact", reason="This commit's own image.", phases=AT_ONCE)
 def the_own_short_tag_is_no_request(stage: Stage) -> Told:
     sha = stage.commit(f"  {NOBODY}\n  script: ['true']")

@@ -108,6 +108,23 @@ def test_a_commit_that_declares_nothing_has_no_key(world: "World", tmp_path: Pat
     assert [forge.environment_keys(ada, known, CommitSha(sha)) for sha in shas] == [(), ()]
 
 
+def test_a_commit_says_what_its_build_makes(world: "World", tmp_path: Path) -> None:
+    """`kinds` of slipway.toml comes with the keys, from GitLab and from the cache alike, and changes none."""
+    project = world.standin.add_project("ada/kinds", owner=world.ada)
+    ada = personal(world.ada.token)
+    shas = [
+        world.standin.commit(project, FILES),
+        world.standin.commit(project, {"slipway.toml": '[image]\nkinds = ["container"]\npython = "3.11"\n'}),
+    ]
+    known = world.project(project, ada)
+    for _ in range(2):
+        forge = world.forge(cache=tmp_path / "keys")
+        plain, told = (forge.environment_keys(ada, known, CommitSha(sha)) for sha in shas)
+        assert {key.made_kinds for key in plain} == {()}
+        assert {key.made_kinds for key in told} == {(ImageKind.CONTAINER,)}
+        assert [key.key for key in plain] == [key.key for key in told]
+
+
 def test_a_large_commit_costs_no_more_exchanges(world: "World", tmp_path: Path) -> None:
     """Twenty thousand files make the fetch larger, not longer in exchanges."""
     project = world.standin.add_project("ada/large", owner=world.ada)

@@ -332,6 +332,16 @@ RUNGS: Mapping[str, tuple[Facts, Policy, str]] = {
         replace(POLICY, is_start_now=True),
         "registry_unavailable",
     ),
+    "a build that makes what cannot run, not looked at": (
+        facts(None, expected_kinds=frozenset({ImageKind.CONTAINER})),
+        POLICY,
+        "wrong_kind",
+    ),
+    "a job that makes both": (
+        facts(build(job(JobStatus.RUNNING)), expected_kinds=frozenset(ImageKind)),
+        POLICY,
+        "wait",
+    ),
     "a job that makes what cannot run": (
         facts(build(job(JobStatus.RUNNING)), expected_kinds=frozenset({ImageKind.CONTAINER})),
         POLICY,
