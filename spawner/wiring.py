@@ -138,6 +138,7 @@ def _services(
         settings=_image_settings(settings),
     )
     own = _session_settings(settings)
+    access = Access(users=users, forge=forge, clock=clock)
     reconciler = Reconciler(
         sessions=sessions,
         images=images,
@@ -147,8 +148,8 @@ def _services(
         clock=clock,
         settings=own,
         checkouts=CheckoutPlan(relay_url=own.relay_url),
+        access=access,
     )
-    access = Access(users=users, forge=forge, clock=clock)
     service = SessionService(
         sessions=sessions,
         images=images,

@@ -131,7 +131,6 @@ class Facts:
     default: ChosenImage | None = None
     trouble: str = ""
     trouble_since: datetime | None = None
-    may_build: bool = False
     expected_kinds: frozenset[ImageKind] = field(default_factory=frozenset)  # what the commit's job will push
 
 
@@ -148,7 +147,7 @@ class Waiting:
 
     reason: str
     due_at: datetime
-    can_build_now: bool = False
+    can_build_now: bool = False  # nothing is being built, and who may could have it built
     is_trouble: bool = False  # something could not be asked: not a build is awaited, but an answer
 
 

@@ -254,7 +254,7 @@ def _without_job(build: Build, facts: Facts, policy: Policy, now: datetime) -> W
         seconds=min(policy.grace_seconds, PUSHED_SECONDS) if is_impatient else policy.grace_seconds,
         now=now,
         spent=Fallback(code="no_pipeline", reason="GitLab made no pipeline for this commit."),
-        can_build_now=facts.may_build,
+        can_build_now=True,
     )
 
 
@@ -336,7 +336,9 @@ def _scheduled(job: BuildJob, facts: Facts, policy: Policy, now: datetime) -> Wa
     may_be_soon = job.scheduled_at is None or job.scheduled_at < end
     if may_be_soon and now < end:
         return Waiting(
-            reason=f"The build job '{job.name}' (job {job.id}) is set to start later.", due_at=_soon(now, end)
+            reason=f"The build job '{job.name}' (job {job.id}) is set to start later.",
+            due_at=_soon(now, end),
+            can_build_now=True,
         )
     return Fallback(
         code="build_scheduled", reason=f"The build job '{job.name}' (job {job.id}) is set to start too late to wait."

@@ -93,7 +93,6 @@ class Subject:
     requested: str | None
     accepts: frozenset[ImageKind]
     asked_at: datetime
-    may_build: bool = False
 
 
 class ImageService:
@@ -133,7 +132,6 @@ class ImageService:
         return Facts(
             accepts=subject.accepts,
             asked_at=subject.asked_at,
-            may_build=subject.may_build,
             requested_reference=self._foreign_reference(subject),
             build=build,
             exact=build.found if build is not None else None,

@@ -25,7 +25,7 @@ from spawner.errors import (
     SpawnerError,
     TemporaryError,
 )
-from spawner.images.model import BuildPolicy, Fallback, FallbackPolicy, Policy, Ready, Unavailable, Waiting
+from spawner.images.model import Build, BuildPolicy, Fallback, FallbackPolicy, Policy, Ready, Unavailable, Waiting
 from spawner.images.resolve import BUILDABLE, LOOK_AGAIN_SECONDS, fall, resolve
 from spawner.images.service import BUILTIN, ImageService, Subject
 from spawner.names import SessionName, WorkloadName, WorkloadSubject, workload_name
@@ -41,11 +41,13 @@ from spawner.ports import (
     WorkloadImage,
 )
 from spawner.sessions import machine
+from spawner.sessions.access import Access
 from spawner.sessions.checkout import CheckoutPlan
 from spawner.sessions.machine import Action, Facts, Rules
 from spawner.sessions.model import EventKind, Failure, NewEvent, Phase, Session, Target, WorkloadRow
 from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
 from spawner.sessions.store import Claim, SessionStore
+from spawner.users.access import may_build
 from spawner.users.service import UserService
 
 _log = structlog.get_logger()
@@ -99,6 +101,7 @@ class Reconciler:
         clock: Clock,
         settings: SessionSettings,
         checkouts: CheckoutPlan,
+        access: Access,
     ) -> None:
         self._sessions = sessions
         self._images = images
@@ -108,6 +111,7 @@ class Reconciler:
         self._clock = clock
         self._settings = settings
         self._checkouts = checkouts
+        self._access = access
         self._holder = uuid.uuid4().hex
         self._defects: dict[SessionName, tuple[tuple[int, Phase], int]] = {}  # in a row, of one generation and phase
 
@@ -207,7 +211,11 @@ class Reconciler:
     def _image_facts(self, session: Session) -> Facts:
         try:
             credential = self._users.credential(session.user_id, session=session.name)
-            return Facts(decision=self._decide(session, credential))
+            decision, build = self._decide(session, credential)
+            if isinstance(decision, Waiting) and decision.can_build_now and not self._may_build(session, credential):
+                decision = replace(decision, can_build_now=False)
+            job = None if build is None else build.job
+            return Facts(decision=decision, build_status=None if job is None else job.status.value)
         except SignInRequired as error:
             policy = self._images.settings.policy
             return self._troubled(session, error, SIGN_IN_AGAIN_SECONDS, policy.build_budget_seconds)
@@ -226,28 +234,37 @@ class Reconciler:
         again_at = now + timedelta(seconds=again_seconds)
         return Facts(decision=Waiting(reason=reason, due_at=again_at, is_trouble=True))
 
-    def _decide(self, session: Session, credential: Credential) -> Ready | Waiting | Unavailable:
+    def _may_build(self, session: Session, credential: Credential) -> bool:
+        try:
+            return may_build(self._access.owner_level(session, credential))
+        except SpawnerError as error:  # who cannot be asked about is offered nothing
+            _log.info("right_to_build_unknown", session=session.name, error=error.message)
+            return False
+
+    def _decide(self, session: Session, credential: Credential) -> tuple[Ready | Waiting | Unavailable, Build | None]:
+        """Return the decision, and the build that it was made by."""
         now = self._clock.now()
         subject = self.subject(session)
         policy = self.policy(session)
         if session.phase is Phase.WAITING and not session.trouble:
             # While the build is awaited its row tells all; every rung is looked at again before falling.
-            decision = resolve(self._images.known(subject), policy, now)
+            known = self._images.known(subject)
+            decision = resolve(known, policy, now)
             if not isinstance(decision, Fallback):
-                return decision
+                return decision, known.build
         facts = replace(self._images.facts(subject, credential), trouble_since=session.trouble_since)
         decision = resolve(facts, policy, now)
         if not isinstance(decision, Fallback):
-            return decision
+            return decision, facts.build
         if policy.build is BuildPolicy.NOW and decision.code in BUILDABLE:
             ordered = self._ordered(subject, credential, decision)
             if isinstance(ordered, Waiting):
-                return ordered
+                return ordered, facts.build
             decision = ordered
         if policy.fallback is FallbackPolicy.ANCESTOR:
             facts = self._images.with_ancestor(facts, subject, credential)
         _log.info("image_fallback", session=session.name, code=decision.code)
-        return fall(facts, policy, decision)
+        return fall(facts, policy, decision), facts.build
 
     def _ordered(self, subject: Subject, credential: Credential, decision: Fallback) -> Waiting | Fallback:
         """Begin the build that the launch asks for; falls on where it has had one, or GitLab will not make one."""

@@ -484,6 +484,7 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
         relay_url=f"{PUBLIC_URL}/git",
         classes=CLASSES,
     )
+    access = Access(users=users, forge=forge, clock=clock)
     reconciler = Reconciler(
         sessions=rows,
         images=images,
@@ -493,8 +494,8 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
         clock=clock,
         settings=settings,
         checkouts=CheckoutPlan(relay_url=f"{PUBLIC_URL}/git"),
+        access=access,
     )
-    access = Access(users=users, forge=forge, clock=clock)
     sessions = SessionService(
         sessions=rows,
         images=images,

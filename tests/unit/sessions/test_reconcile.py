@@ -1,6 +1,7 @@
 """What a reconciler does where nobody foresaw what happens.
 
-Covered: a launch that a defect keeps from getting on, a session that got on, a start that is put off again and again.
+Covered: a launch that a defect keeps from getting on, a session that got on, a start that is put off again and again,
+what an event of a build tells.
 Left out: every foreseen way (the machine's table, the ladder's scenarios, the kill matrix).
 """
 
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from sqlalchemy import update
 
-from spawner.errors import RuntimeUnavailable
+from spawner.errors import ForgeUnavailable, RuntimeUnavailable
+from spawner.images.model import Build
+from spawner.images.model import Facts as ImageFacts
+from spawner.images.service import ImageSettings
 from spawner.names import SessionName
-from spawner.ports import Health, Observation, Progress, State, Workload
+from spawner.ports import AccessLevel, Health, ImageKind, JobStatus, Observation, Progress, State, Workload
 from spawner.sessions.checkout import CheckoutPlan
 from spawner.sessions.model import EventKind, Phase, Session
 from spawner.sessions.options import ResourceClass
@@ -22,11 +26,13 @@ from spawner.sessions.reconcile import DEFECTS_LIMIT, Reconciler, SessionSetting
 from spawner.store import tables
 from spawner.store.engine import open_engine, writing
 from spawner.store.sessions import SessionRows
+from tests.unit.images.test_ordering import job
 from tests.unit.sessions.test_machine import session
 
 if TYPE_CHECKING:
     from spawner.images.service import ImageService
     from spawner.ports import Dispatcher, Runtime
+    from spawner.sessions.access import Access
     from spawner.users.service import UserService
 
 NAME = SessionName("alice-proj-12345678")
@@ -44,6 +50,8 @@ class World:
     at: datetime = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
     is_broken: bool = True
     announced: list[str] = field(default_factory=list)
+    build: Build | None = None
+    level: int | None = None
 
     def now(self) -> datetime:
         return self.at
@@ -60,7 +68,30 @@ class World:
         return "s"
 
     def credential(self, *_: object, **__: object) -> Any:
-        raise UnforeseenError
+        if self.is_broken:
+            raise UnforeseenError
+        return None
+
+    @property
+    def settings(self) -> ImageSettings:
+        return ImageSettings()
+
+    @property
+    def image_kinds(self) -> frozenset[ImageKind]:
+        return frozenset(ImageKind)
+
+    def facts(self, *_: object) -> ImageFacts:
+        return ImageFacts(accepts=self.image_kinds, asked_at=self.at, build=self.build)
+
+    known = facts
+
+    def watch(self, *_: object) -> None:
+        """Somebody looks at the build already."""
+
+    def owner_level(self, *_: object) -> int:
+        if self.level is None:
+            raise ForgeUnavailable("502")
+        return self.level
 
     def announce(self, name: SessionName) -> None:
         self.announced.append(name)
@@ -94,6 +125,7 @@ def reconciler(rows: SessionRows, world: World) -> Reconciler:
             instance="i", default_runtime="standalone", report_url="", relay_url="", classes=(SMALL,)
         ),
         checkouts=CheckoutPlan(relay_url=""),
+        access=cast("Access", world),
     )
 
 
@@ -149,6 +181,34 @@ def test_a_start_that_is_put_off_says_why_once(reconciler: Reconciler, rows: Ses
     after = rows.get(NAME)
     assert after is not None
     assert (warnings, after.step) == (["The machine is full."], "The machine is full.")
+
+
+NO_PIPELINE = Build(
+    id="b", forge="default", project_id=1, sha=session(Phase.NEW).sha, job_name="image_build",
+    first_asked_at=World().at, checked_at=World().at,
+)  # fmt: skip
+OFFERS: dict[str, tuple[Build, int | None, str | None, bool]] = {
+    "a developer": (NO_PIPELINE, AccessLevel.DEVELOPER, None, True),
+    "a reporter": (NO_PIPELINE, AccessLevel.REPORTER, None, False),
+    "nobody knows": (NO_PIPELINE, None, None, False),
+    "a job that runs": (replace(NO_PIPELINE, job=job(JobStatus.RUNNING)), AccessLevel.OWNER, "running", False),
+    "a job set for later": (replace(NO_PIPELINE, job=job(JobStatus.SCHEDULED)), AccessLevel.OWNER, "scheduled", True),
+}
+
+
+@pytest.mark.parametrize("case", OFFERS)
+def test_a_wait_says_what_the_build_does_and_what_may_be_done(
+    reconciler: Reconciler, rows: SessionRows, world: World, case: str
+) -> None:
+    """An event of a build has its job's status, and an offer to build only for whom GitLab would let."""
+    world.is_broken = False
+    world.build, world.level, status, is_offered = OFFERS[case]
+    rows.add(session(Phase.WAITING, reason="Asking."), [])
+
+    reconciler.reconcile(NAME)
+
+    events = [event for event in rows.events(NAME, after=0) if event.kind is EventKind.BUILD]
+    assert [dict(event.data) for event in events] == [{"status": status, "can_build_now": is_offered}]
 
 
 def free(url: str) -> None:
