@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -24,6 +25,7 @@ from spawner.agent.memory import MemoryLimit
 from spawner.agent.output import BoundedLog
 from spawner.agent.person import acting_as
 from spawner.agent.plan import Plan
+from spawner.agent.usage import Usage
 
 if TYPE_CHECKING:
     from spawner.agent.report import Reporter
@@ -33,6 +35,7 @@ _KILL_SECONDS = 10.0
 _LAST_WORD_SECONDS = 2.0
 _RETRY_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 _MEMORY_LOOK_SECONDS = 1.0
+_USAGE_LOOK_SECONDS = 10.0
 
 
 class Supervisor:
@@ -46,6 +49,8 @@ class Supervisor:
             for name in ("environment", "git-clone", "jupyter-server")
         }
         self._memory = MemoryLimit(plan.workload, plan.memory_bytes)
+        self._usage = Usage(os.getpid())
+        self._measure_at: float | None = None
         self._variables: dict[str, str] = {}
         self._server: Child | None = None
         self._go: int | None = None
@@ -239,6 +244,7 @@ class Supervisor:
             return
         if self._is_answered and not self._is_ready and self._kill_at is None:
             self._is_ready = True
+            self._measure_at = now
             self._say_status("ready")
             self._reporter.tell("ready", f"Answered after {now - self._began_at:.2f} s")
         if self._kill_at is not None:
@@ -251,9 +257,13 @@ class Supervisor:
         elif self._memory.must_be_watched and self._memory.look():
             message = "The session needed more memory than it may have."
             self._ends(message, exit_code=128 + signal.SIGKILL, is_out_of_memory=True)
+        elif self._measure_at is not None and now >= self._measure_at:
+            self._measure_at = now + _USAGE_LOOK_SECONDS
+            self._say_status("ready", usage=self._usage.look())
 
     def _pause_seconds(self) -> float | None:
-        ends = [end for end in (self._kill_at, self._retry_at) if end is not None]
+        measure_at = self._measure_at if self._kill_at is None else None
+        ends = [end for end in (self._kill_at, self._retry_at, measure_at) if end is not None]
         if not self._is_ready:
             ends.append(self._began_at + self._plan.start_budget_seconds)
         if self._memory.must_be_watched:
@@ -269,8 +279,9 @@ class Supervisor:
         self._say_status("starting", message)
         self._reporter.tell("step", message)
 
-    def _say_status(self, health: str, message: str = "") -> None:
-        write_json(self._plan.record / "status.json", {"health": health, "message": message, "port": self._plan.port})
+    def _say_status(self, health: str, message: str = "", *, usage: Mapping[str, float] | None = None) -> None:
+        status = {"health": health, "message": message, "port": self._plan.port, **(usage or {})}
+        write_json(self._plan.record / "status.json", status)
 
     def _ends(self, message: str, *, exit_code: int, is_out_of_memory: bool = False) -> None:
         if self._end is None:

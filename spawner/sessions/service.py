@@ -17,6 +17,7 @@ from spawner.errors import (
     HibernationUnavailable,
     InvalidInput,
     SessionNotFound,
+    TemporaryError,
 )
 from spawner.images.model import Build
 from spawner.images.resolve import MOVING
@@ -179,8 +180,14 @@ class SessionService:
         return self._sessions.events_of(cursors)
 
     def usage(self, session: Session) -> Observation | None:
-        """Return what was last observed of a session's workload."""
-        return self._sessions.observation(session.workload) if session.workload else None
+        """Return what its runtime sees of a session now; None when it cannot be asked."""
+        row = self._sessions.workload(session.workload) if session.workload else None
+        if row is None or not row.state:
+            return None
+        try:
+            return self._runtimes[session.runtime].observe([row.state])[0]
+        except TemporaryError:
+            return None
 
     def build_of(self, session: Session) -> Build | None:
         """Return the build of the session's commit, or None when nobody ever asked for it."""

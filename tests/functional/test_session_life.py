@@ -8,7 +8,7 @@ import requests
 
 from spawner.testing.gitlab.client import ProjectHandle
 from spawner.testing.gitlab.standin import StandIn
-from tests.installation import Client
+from tests.installation import Client, wait_for
 
 
 def test_a_launch_runs_answers_and_ends(stand_in: StandIn, project: ProjectHandle, at_alice: Client) -> None:
@@ -22,6 +22,9 @@ def test_a_launch_runs_answers_and_ends(stand_in: StandIn, project: ProjectHandl
     assert (there.status_code, there.json()["content"]) == (200, "hello")
 
     assert requests.get(f"{base_url}api/contents", timeout=10).status_code in {302, 403}
+    used = wait_for(lambda: (at_alice.get(name) or {})["resources"]["usage"], seconds=30, what="its usage")
+    assert used["memory"].endswith("G")
+    assert 0.01 < float(used["memory"][:-1]) < 2
     assert at_alice.stop(name) == requests.codes.no_content
     at_alice.reaches(name, "GONE")
     try:

@@ -226,8 +226,11 @@ class StandaloneRuntime:
             return self._unmade(record)
         if is_alive and last is None:
             status = record.status
-            health = Health.READY if status.get("health") == "ready" else Health.STARTING
-            return Observation(health=health, message="" if health is Health.READY else str(status.get("message", "")))
+            if status.get("health") != "ready":
+                return Observation(health=Health.STARTING, message=str(status.get("message", "")))
+            return Observation(
+                health=Health.READY, memory_bytes=status.get("memory_bytes"), cpu_cores=status.get("cpu_cores")
+            )
         if last is None:
             last = self._bury(record)
         health = Health.EXITED if record.stop is None else Health.GONE
