@@ -315,7 +315,8 @@ def _by_status(  # noqa: PLR0911 - one return per class of status: the table rea
 
 def _queued(build: Build, job: BuildJob, facts: Facts, policy: Policy, now: datetime) -> Waiting | Fallback:
     # The person's wait counts from when they asked: a job that was queued long before may still start now.
-    started_at = max(job.created_at or facts.asked_at, facts.asked_at)
+    # One that the launch has had played counts from then, when it was queued.
+    started_at = max(at for at in (job.created_at, facts.asked_at, build.ordered_at) if at is not None)
     says = _QUEUED[job.status] + (f": {foreign(job.status_text)}" if job.status is JobStatus.UNKNOWN else "")
     return _budgeted(
         f"The build job '{job.name}' (job {job.id}) {says}.",

@@ -276,6 +276,11 @@ RUNGS: Mapping[str, tuple[Facts, Policy, str]] = {
         replace(POLICY, build=BuildPolicy.NOW),
         "wait",
     ),
+    "played a moment ago, asked for long ago": (
+        facts(build(job(JobStatus.PENDING, created_at=ago(9000)), ordered_at=ago(6)), asked_at=ago(301)),
+        POLICY,
+        "wait",
+    ),
     "requested and there": (facts(requested_reference="r/x:1", requested=found()), POLICY, "requested"),
     "requested, not there": (facts(requested_reference="r/x:1"), POLICY, "default"),
     "requested, wrong kind": (
