@@ -90,6 +90,6 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="slipway", prog_name="spawner")
+@click.version_option(package_name="slipway-spawner", prog_name="spawner")
 def main() -> None:
     """Slipway: a launch button for every commit of every GitLab project."""

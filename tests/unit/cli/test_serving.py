@@ -83,6 +83,12 @@ def test_an_exposed_cookie_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert ("login cookie" in said) == is_root
 
 
+def test_version(run: Run) -> None:
+    """The command line knows under which name it is installed, and says its version."""
+    ended = run("--version")
+    assert (ended.code, ended.out.startswith("spawner, version ")) == (0, True)
+
+
 def test_migrate_twice(settings: Path, run: Run) -> None:
     """A migration makes the database; a second one finds nothing to do."""
     first, second = run("migrate", "--json").document, run("migrate", "--json").document
