@@ -351,8 +351,9 @@ class Reconciler:
                 self._sessions.put_workload(_row(workload, session))
             for progress in runtime.start(workload):
                 self._sessions.set_state(workload.name, progress.state)
-                step = NewEvent(kind=EventKind.STEP, message=progress.message)
-                session = self._saved(replace(session, step=progress.message), (step,), claim)
+                if progress.message != session.step:
+                    step = NewEvent(kind=EventKind.STEP, message=progress.message)
+                    session = self._saved(replace(session, step=progress.message), (step,), claim)
                 if self._is_unwanted(session):
                     return
             now = self._clock.now()
