@@ -310,8 +310,6 @@ def _session_settings(settings: Settings) -> SessionSettings:
         default_runtime=own.runtime,
         report_url=f"{base}/api/slipway/v1/agent",
         relay_url=f"{base}/git",
-        default_url=own.default_url,
-        url_choices=own.url_choices,
         classes=tuple(_class(each) for each in settings.resources.classes),
         rules=rules,
         access_check_seconds=own.access_check_seconds,

@@ -18,9 +18,9 @@ from spawner.ports import AccessLevel, Clock, Dispatcher, Forge, Runtime, TaskKi
 from spawner.sessions import machine
 from spawner.sessions.access import Access
 from spawner.sessions.launching import Finder, Named, Place
-from spawner.sessions.model import ENDED, EventKind, LaunchRequest, NewEvent, Phase, Session, Target
+from spawner.sessions.model import ENDED, EventKind, LaunchRequest, NewEvent, Phase, Session, Target, workload_subject
 from spawner.sessions.options import GIGABYTE, by_id, resources
-from spawner.sessions.reconcile import Reconciler, SessionSettings
+from spawner.sessions.reconcile import SessionSettings
 from spawner.sessions.store import Filter, SessionStore
 from spawner.users.model import Caller
 from spawner.users.service import UserService
@@ -54,7 +54,6 @@ class Acceptance:
         dispatcher: Dispatcher,
         clock: Clock,
         settings: SessionSettings,
-        reconciler: Reconciler,
         access: Access,
     ) -> None:
         self._sessions = sessions
@@ -64,7 +63,6 @@ class Acceptance:
         self._dispatcher = dispatcher
         self._clock = clock
         self._settings = settings
-        self._reconciler = reconciler
         self._access = access
         pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="gitlab")
         self._finder = Finder(forge=forge, pool=pool)
@@ -194,7 +192,7 @@ class Acceptance:
             warnings=warnings,
             build_id=self._images.id_of(caller.user.forge, place.project.id, place.commit.sha),
         )
-        return replace(session, workspace=workspace_name(self._reconciler.name_subject(session)))
+        return replace(session, workspace=workspace_name(workload_subject(session)))
 
     def _put(self, caller: Caller, session: Session) -> tuple[Session, bool]:
         for length in (8, 16, 32):

@@ -12,8 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from spawner.errors import SpawnerError
 from spawner.images.model import BuildPolicy, ChosenImage, FallbackPolicy
-from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
+from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName, WorkloadSubject
 from spawner.ports import Project, RefKind, State
 
 
@@ -66,6 +67,11 @@ class Failure:
     code: str
     message: str
     remedy: str = ""
+
+
+def failure_of(error: SpawnerError) -> Failure:
+    """Return the failure that an error is for its session."""
+    return Failure(code=type(error).__name__, message=error.message, remedy=error.remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,19 @@ class WorkloadRow:
     image: str | None
     state: State
     generation: int
+
+
+def workload_subject(session: Session) -> WorkloadSubject:
+    """Return the tuple that a session's workloads and workspace are named by."""
+    return WorkloadSubject(
+        instance=session.instance,
+        forge=session.forge,
+        user_id=session.user_id,
+        project_id=session.project_id,
+        project=session.project_path.rpartition("/")[2],
+        branch=session.branch,
+        sha=session.sha,
+    )
 
 
 class EventKind(StrEnum):

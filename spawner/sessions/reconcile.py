@@ -17,18 +17,11 @@ import structlog
 
 from spawner import metrics
 from spawner.errors import (
-    Conflict,
-    Forbidden,
-    MissingScope,
     PermanentError,
-    SignInRequired,
-    SpawnerError,
     TemporaryError,
 )
-from spawner.images.model import Build, BuildPolicy, Fallback, FallbackPolicy, Policy, Ready, Unavailable, Waiting
-from spawner.images.resolve import BUILDABLE, LOOK_AGAIN_SECONDS, fall, resolve
-from spawner.images.service import BUILTIN, ImageService, Subject
-from spawner.names import SessionName, WorkloadName, WorkloadSubject, workload_name
+from spawner.images.service import BUILTIN, ImageService
+from spawner.names import SessionName, WorkloadName, workload_name
 from spawner.ports import (
     Clock,
     Credential,
@@ -43,11 +36,21 @@ from spawner.ports import (
 from spawner.sessions import machine
 from spawner.sessions.access import Access
 from spawner.sessions.checkout import CheckoutPlan
+from spawner.sessions.choosing import ImageChoice
 from spawner.sessions.machine import Action, Facts, Rules
-from spawner.sessions.model import EventKind, Failure, NewEvent, Phase, Session, Target, WorkloadRow
+from spawner.sessions.model import (
+    EventKind,
+    Failure,
+    NewEvent,
+    Phase,
+    Session,
+    Target,
+    WorkloadRow,
+    failure_of,
+    workload_subject,
+)
 from spawner.sessions.options import GIGABYTE, ResourceClass, by_id, resources
 from spawner.sessions.store import Claim, SessionStore
-from spawner.users.access import may_build
 from spawner.users.service import UserService
 
 _log = structlog.get_logger()
@@ -75,8 +78,6 @@ class SessionSettings:
     default_runtime: str
     report_url: str
     relay_url: str
-    default_url: str = "/lab"
-    url_choices: tuple[str, ...] = ("/lab",)
     classes: tuple[ResourceClass, ...] = ()
     rules: Rules = field(default_factory=Rules)
     access_check_seconds: float = 900.0
@@ -111,7 +112,7 @@ class Reconciler:
         self._clock = clock
         self._settings = settings
         self._checkouts = checkouts
-        self._access = access
+        self.choice = ImageChoice(images=images, users=users, access=access, runtimes=runtimes, clock=clock)
         self._holder = uuid.uuid4().hex
         self._defects: dict[SessionName, tuple[tuple[int, Phase], int]] = {}  # in a row, of one generation and phase
 
@@ -158,8 +159,11 @@ class Reconciler:
 
         def renew() -> None:
             while not done.wait(RENEW_SECONDS):
-                if not self._sessions.renew(claim, seconds=LEASE_SECONDS):
-                    return
+                try:
+                    if not self._sessions.renew(claim, seconds=LEASE_SECONDS):
+                        return
+                except TemporaryError as error:  # the database is away for a moment: the lease may outlast that
+                    _log.warning("lease_not_renewed", session=claim.name, error=error.message)
 
         thread = threading.Thread(target=renew, name=f"lease-{claim.name}", daemon=True)
         thread.start()
@@ -205,101 +209,8 @@ class Reconciler:
     def _facts(self, session: Session) -> Facts:
         wants_image = session.target is Target.RUNNING and session.phase in {Phase.NEW, Phase.QUEUED, Phase.WAITING}
         if wants_image:
-            return self._image_facts(session)
+            return self.choice.facts(session)
         return Facts(observation=self._observe(session))
-
-    def _image_facts(self, session: Session) -> Facts:
-        try:
-            credential = self._users.credential(session.user_id, session=session.name)
-            decision, build = self._decide(session, credential)
-            if isinstance(decision, Waiting) and decision.can_build_now and not self._may_build(session, credential):
-                decision = replace(decision, can_build_now=False)
-            job = None if build is None else build.job
-            return Facts(decision=decision, build_status=None if job is None else job.status.value)
-        except SignInRequired as error:
-            policy = self._images.settings.policy
-            return self._troubled(session, error, SIGN_IN_AGAIN_SECONDS, policy.build_budget_seconds)
-        except TemporaryError as error:
-            policy = self._images.settings.policy
-            return self._troubled(session, error, error.retry_after_seconds, policy.queue_budget_seconds)
-        except PermanentError as error:
-            return Facts(failure=_failure(error))
-
-    def _troubled(self, session: Session, error: SpawnerError, again_seconds: float, budget_seconds: float) -> Facts:
-        """Keep the wait while something cannot be asked; fail in its words when the budget is spent."""
-        now = self._clock.now()
-        if now >= (session.trouble_since or now) + timedelta(seconds=budget_seconds):
-            return Facts(failure=_failure(error))
-        reason = f"{error.message} {error.remedy}".strip()
-        again_at = now + timedelta(seconds=again_seconds)
-        return Facts(decision=Waiting(reason=reason, due_at=again_at, is_trouble=True))
-
-    def _may_build(self, session: Session, credential: Credential) -> bool:
-        try:
-            return may_build(self._access.owner_level(session, credential))
-        except SpawnerError as error:  # who cannot be asked about is offered nothing
-            _log.info("right_to_build_unknown", session=session.name, error=error.message)
-            return False
-
-    def _decide(self, session: Session, credential: Credential) -> tuple[Ready | Waiting | Unavailable, Build | None]:
-        """Return the decision, and the build that it was made by."""
-        now = self._clock.now()
-        subject = self.subject(session)
-        policy = self.policy(session)
-        if session.phase is Phase.WAITING and not session.trouble:
-            # While the build is awaited its row tells all; every rung is looked at again before falling.
-            known = self._images.known(subject)
-            decision = resolve(known, policy, now)
-            if not isinstance(decision, Fallback):
-                return decision, known.build
-        facts = replace(self._images.facts(subject, credential), trouble_since=session.trouble_since)
-        decision = resolve(facts, policy, now)
-        if not isinstance(decision, Fallback):
-            return decision, facts.build
-        if policy.build is BuildPolicy.NOW and decision.code in BUILDABLE:
-            ordered = self._ordered(subject, credential, decision)
-            if isinstance(ordered, Waiting):
-                return ordered, facts.build
-            decision = ordered
-        if policy.fallback is FallbackPolicy.ANCESTOR:
-            facts = self._images.with_ancestor(facts, subject, credential)
-        _log.info("image_fallback", session=session.name, code=decision.code)
-        return fall(facts, policy, decision), facts.build
-
-    def _ordered(self, subject: Subject, credential: Credential, decision: Fallback) -> Waiting | Fallback:
-        """Begin the build that the launch asks for; falls on where it has had one, or GitLab will not make one."""
-        try:
-            if not self._images.build_now(subject, credential):
-                return decision
-        except MissingScope:
-            raise  # the person's to mend: said with its remedy, never passed over
-        except (Forbidden, Conflict) as error:
-            reason = f"{decision.reason} A new build was refused: {error.message}"
-            return Fallback(code="build_refused", reason=reason)
-        due_at = self._clock.now() + timedelta(seconds=LOOK_AGAIN_SECONDS)
-        return Waiting(reason="GitLab is being asked to build this commit.", due_at=due_at)
-
-    def subject(self, session: Session) -> Subject:
-        """Return what the image service must know of a session."""
-        runtime = self._runtimes[session.runtime]
-        return Subject(
-            project=session.project,
-            forge=session.forge,
-            sha=session.sha,
-            requested=session.request.image,
-            accepts=runtime.image_kinds,
-            asked_at=session.image_asked_at or session.created_at,
-        )
-
-    def policy(self, session: Session) -> Policy:
-        """Return the rules of this launch: the settings', changed by the request."""
-        settings = self._images.settings.policy
-        return replace(
-            settings,
-            build=session.request.build,
-            fallback=session.request.fallback or settings.fallback,
-            is_start_now=session.is_start_now,
-        )
 
     def _observe(self, session: Session) -> Observation | None:
         """Return what is known of the workload: the agent's word where it is enough, else a look."""
@@ -331,7 +242,7 @@ class Reconciler:
         """Perform one action; True asks for another look at once."""
         match action:
             case Action.WATCH_BUILD:
-                self._images.watch(self.subject(session))
+                self._images.watch(self.choice.subject(session))
                 return False
             case Action.START:
                 self._start(session, claim)
@@ -362,7 +273,7 @@ class Reconciler:
         except TemporaryError as error:
             self._hold(session, error, claim)
         except PermanentError as error:
-            failed = machine.advance(session, Facts(failure=_failure(error)), self._settings.rules, self._clock.now())
+            failed = machine.advance(session, Facts(failure=failure_of(error)), self._settings.rules, self._clock.now())
             after = self._save(session, failed, claim)
             for action in failed.actions:
                 self._perform(action, after, claim)
@@ -399,7 +310,7 @@ class Reconciler:
         image = session.image
         if image is not None and not image.reference.startswith(BUILTIN):
             credential = self._users.credential(session.user_id, session=session.name)
-        name = workload_name(self.name_subject(session), generation=session.generation)
+        name = workload_name(workload_subject(session), generation=session.generation)
         secret = self._users.session_credential(name, session.generation)
         chosen = by_id(self._settings.classes, session.request.resource_class_id)
         return Workload(
@@ -424,18 +335,6 @@ class Reconciler:
             environment=session.request.environment,
             resources=resources(chosen, storage_bytes=round(session.request.storage_gigabytes * GIGABYTE)),
             annotations={"project": session.project_path, "branch": session.branch, "commit": session.sha},
-        )
-
-    def name_subject(self, session: Session) -> WorkloadSubject:
-        """Return the tuple that a session's workloads and workspace are named by."""
-        return WorkloadSubject(
-            instance=session.instance,
-            forge=session.forge,
-            user_id=session.user_id,
-            project_id=session.project_id,
-            project=session.project_path.rpartition("/")[2],
-            branch=session.branch,
-            sha=session.sha,
         )
 
     def _stop(self, session: Session) -> bool:
@@ -487,7 +386,3 @@ def _row(workload: Workload, session: Session) -> WorkloadRow:
         state={},
         generation=workload.generation,
     )
-
-
-def _failure(error: SpawnerError) -> Failure:
-    return Failure(code=type(error).__name__, message=error.message, remedy=error.remedy)

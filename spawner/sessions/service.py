@@ -103,7 +103,6 @@ class SessionService:
             dispatcher=dispatcher,
             clock=clock,
             settings=settings,
-            reconciler=reconciler,
             access=access,
         )
         self._housekeeping = Housekeeping(
@@ -357,4 +356,4 @@ class SessionService:
 
     def subject(self, session: Session) -> Subject:
         """Return what the image service must know of a session."""
-        return self._reconciler.subject(session)
+        return self._reconciler.choice.subject(session)

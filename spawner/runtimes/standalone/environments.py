@@ -26,6 +26,7 @@ INSTALL_SECONDS = 270.0  # less than a task may take; what was downloaded by the
 AT_ONCE = 2  # installations of one machine; more would take each other's disk and processors
 LOOK_AGAIN_SECONDS = 0.5
 _RECORD = compiling.RECORD
+_TAKEN = "Another launch is installing this environment."
 _OLDER_THAN_SECONDS = 3600.0  # a draft that nobody locks and that is this old was left by a crash
 
 
@@ -53,14 +54,18 @@ class Environments:
         """Say whether the environment of an image's digest is installed."""
         return (self._place(digest) / _RECORD).is_file()
 
-    def ensure(
-        self, digest: str, unpack: Unpack, *, within_seconds: float = INSTALL_SECONDS, niceness: int = 0
-    ) -> Generator[None]:
+    def ensure(self, digest: str, unpack: Unpack, *, within_seconds: float = INSTALL_SECONDS) -> Generator[None]:
         """Install the environment of a digest unless it is there; yields now and then, and gives up when closed.
 
         Raises LaunchRefused for an image that cannot be installed, RuntimeUnavailable at once while somebody else is
         at it or too many others are being installed, and when it takes too long.
         """
+        try:
+            yield from self._ensure(digest, unpack, within_seconds=within_seconds, niceness=0)
+        except _Busy as busy:
+            raise RuntimeUnavailable(str(busy), retry_after_seconds=LOOK_AGAIN_SECONDS) from None
+
+    def _ensure(self, digest: str, unpack: Unpack, *, within_seconds: float, niceness: int) -> Generator[None]:
         if self.has(digest):
             return
         place = self._place(digest)
@@ -73,8 +78,8 @@ class Environments:
 
     def prepare(self, digest: str, unpack: Unpack) -> None:
         """Install a digest, others' work first, unless it is there or somebody is at it. Raises as `ensure` does."""
-        with suppress(_BusyError):
-            for _ in self.ensure(digest, unpack, niceness=10):
+        with suppress(_Busy):
+            for _ in self._ensure(digest, unpack, within_seconds=INSTALL_SECONDS, niceness=10):
                 pass
             os.close(self.hold(digest).lock_descriptor)
 
@@ -83,7 +88,7 @@ class Environments:
         place = self._place(digest)
         held = locks.take(self._lock(place), is_shared=True)
         if held is None:
-            raise _BusyError("Another launch is installing this environment.", retry_after_seconds=LOOK_AGAIN_SECONDS)
+            raise RuntimeUnavailable(_TAKEN, retry_after_seconds=LOOK_AGAIN_SECONDS)
         value = read_json(place / _RECORD)
         if value is None:
             os.close(held)
@@ -181,7 +186,7 @@ class Environments:
     def _alone(self, place: Path) -> Iterator[int]:
         held = locks.take(self._lock(place))
         if held is None:
-            raise _BusyError("Another launch is installing this environment.", retry_after_seconds=LOOK_AGAIN_SECONDS)
+            raise _Busy(_TAKEN)
         try:
             yield held
         finally:
@@ -192,14 +197,12 @@ class Environments:
         taken = (locks.take(self.folder / f"installing-{number}.lock") for number in range(AT_ONCE))
         held = next((descriptor for descriptor in taken if descriptor is not None), None)
         if held is None:
-            raise _BusyError(
-                "Other environments are being installed; this one is next.", retry_after_seconds=LOOK_AGAIN_SECONDS
-            )
+            raise _Busy("Other environments are being installed; this one is next.")
         try:
             yield
         finally:
             os.close(held)
 
 
-class _BusyError(RuntimeUnavailable):
+class _Busy(Exception):
     """Somebody else is at it, or at too much else."""
