@@ -176,7 +176,7 @@ class SessionStream:
 
     def _batch(self) -> Iterator[bytes]:
         for event in self.pending:
-            if event.kind in self.ends:
+            if event.kind in self.ends or event.kind is EventKind.IMAGE:  # the wait is over: its log comes first
                 yield from self._log()
             self.cursor = replace(self.cursor, event=event.id)
             yield frame(event.kind.value, event_data(event), str(self.cursor))

@@ -7,7 +7,7 @@ worker and beat. Caches of environments are shared by all tests of a run; nothin
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -20,22 +20,31 @@ if TYPE_CHECKING:
     from tests.servers import PostgreSQLServer, RedisServer
 
 WAYS = ("sqlite-inprocess", "postgresql-celery")
+
+
+def grouped(name: str) -> list[Any]:
+    """Return the ways as parameters, each way's tests on one worker: what they share is made once."""
+    return [pytest.param(way, marks=pytest.mark.xdist_group(f"{name}-{way}")) for way in WAYS]
+
+
 _numbers = itertools.count(1)
 
 
 class Maker(Protocol):
     """Prepares, not starts, a spawner of one of the `WAYS`."""
 
-    def __call__(self, way: str, *, root: Path, settings: Mapping[str, str]) -> Installation:
-        """Return it; environments and workspaces go below `root`."""
+    def __call__(
+        self, way: str, *, root: Path, settings: Mapping[str, str], stand_in: StandIn | None = None
+    ) -> Installation:
+        """Return it; environments and workspaces go below `root`; beside the run's own stand-in if none is given."""
         ...
 
 
 @pytest.fixture(scope="module")
-def make(request: pytest.FixtureRequest, folder: Folder, stand_in: StandIn) -> Maker:
+def make(request: pytest.FixtureRequest, folder: Folder) -> Maker:
     """Prepares a spawner; whoever starts it stops it."""
 
-    def prepare(way: str, *, root: Path, settings: Mapping[str, str]) -> Installation:
+    def prepare(way: str, *, root: Path, settings: Mapping[str, str], stand_in: StandIn | None = None) -> Installation:
         data = folder("spawner")
         redis: RedisServer | None = None
         database_url = f"sqlite:///{data}/slipway.db"
@@ -46,7 +55,12 @@ def make(request: pytest.FixtureRequest, folder: Folder, stand_in: StandIn) -> M
             database_url = postgresql.url(database)
             redis = request.getfixturevalue("_redis")
         return install(
-            data=data, stand_in=stand_in, database_url=database_url, root=root, redis=redis, settings=settings
+            data=data,
+            stand_in=stand_in or request.getfixturevalue("stand_in"),
+            database_url=database_url,
+            root=root,
+            redis=redis,
+            settings=settings,
         )
 
     return prepare

@@ -27,12 +27,13 @@ import requests
 
 from spawner.testing.gitlab.client import ProjectHandle, UserHandle
 from spawner.testing.gitlab.standin import StandIn
+from tests.functional.conftest import WAYS, Maker, grouped
 from tests.functional.ladder import Stage
 from tests.functional.signing_in import sign_in
-from tests.installation import Client, Installation, install, wait_for
+from tests.installation import Client, Installation, wait_for
 from tests.surroundings import Folder
 
-pytestmark = [pytest.mark.xdist_group("bad-input"), pytest.mark.timeout(420)]
+pytestmark = pytest.mark.timeout(420)
 
 PASSWORD = "a-person's-own-1"
 NOWHERE = "f" * 40
@@ -71,9 +72,9 @@ class World:
         return found
 
 
-@pytest.fixture(scope="module")
-def world(folder: Folder, standalone_root: Path) -> Iterator[World]:
-    """The spawner that everything is tried on: SQLite, tasks in the web process."""
+@pytest.fixture(scope="module", params=grouped("bad-input"))
+def world(request: pytest.FixtureRequest, make: Maker, folder: Folder, standalone_root: Path) -> Iterator[World]:
+    """The spawner that everything is tried on, of each way."""
     with StandIn.start(data=folder("gitlab")) as stand_in, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # held, and never listened on: whoever connects is refused
         ada = stand_in.add_user("ada", password=PASSWORD)
@@ -81,12 +82,10 @@ def world(folder: Folder, standalone_root: Path) -> Iterator[World]:
         project = stand_in.add_project("ada/work", owner=ada)
         other = stand_in.add_project("ada/other", owner=ada)
         foreign = stand_in.add_project("eve/secret", owner=eve)
-        data = folder("bad-input")
         closed = f"127.0.0.1:{nobody.getsockname()[1]}"
-        made = install(
-            data=data,
+        made = make(
+            request.param,
             stand_in=stand_in,
-            database_url=f"sqlite:///{data}/slipway.db",
             root=standalone_root,
             settings={
                 "GITLAB__TIMEOUT_SECONDS": str(GITLAB_SECONDS),
@@ -409,13 +408,11 @@ def small_disk(folder: Folder) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], timeout=20, check=True)
 
 
-def test_a_full_disk(world: World, small_disk: Path, folder: Folder) -> None:
+def test_a_full_disk(world: World, make: Maker, small_disk: Path) -> None:
     """The launch fails and says that the disk is full; the spawner answers on, and keeps the session's record."""
-    data = folder("full")
-    made = install(
-        data=data,
+    made = make(
+        WAYS[world.installation.with_celery],
         stand_in=world.stand_in,
-        database_url=f"sqlite:///{data}/slipway.db",
         root=small_disk / "root",
         settings={"SESSIONS__START_BUDGET_SECONDS": "8"},
     )
@@ -444,7 +441,7 @@ def _failed(client: Client, name: str) -> dict[str, Any]:
 
 def test_a_port_that_is_taken(world: World) -> None:
     """A second spawner on the same port ends at once, with a sentence that names the port; the first goes on."""
-    command = [sys.executable, "-m", "spawner", "serve", "--embedded"]
+    command = [sys.executable, "-m", "spawner", "serve", *([] if world.installation.with_celery else ["--embedded"])]
     done = subprocess.run(
         command,
         env=dict(world.installation.environment),

@@ -16,13 +16,12 @@ from spawner.ports import JobStatus
 from spawner.testing.gitlab.client import UserHandle
 from spawner.testing.gitlab.faults import Kind
 from spawner.testing.gitlab.standin import StandIn
+from tests.functional.conftest import WAYS, Maker, grouped
 from tests.functional.environment_images import push_image
 from tests.functional.ladder import Stage, Told
 from tests.functional.ladder_scenarios import SCENARIOS, Scenario
-from tests.installation import Installation, install, wait_for
+from tests.installation import Installation, wait_for
 from tests.surroundings import Folder
-
-pytestmark = pytest.mark.xdist_group("ladder")  # the plays overlap, in one process
 
 AT_ONCE = 6  # plays at a time: most of each is waiting
 EDGE_CASES = {f"case {number}" for number in range(1, 14)}
@@ -58,17 +57,12 @@ def _push_plain(stand_in: StandIn, project: object, tag: str) -> str:
     return push_image(stand_in, project, "", tags=[tag], labels={"io.slipway.kind": "environment"})  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def installation(stand_in: StandIn, standalone_root: Path, folder: Folder, lesser: str) -> Iterator[Installation]:
-    """A spawner with short budgets: SQLite, tasks in the web process."""
-    data = folder("ladder")
-    made = install(
-        data=data,
-        stand_in=stand_in,
-        database_url=f"sqlite:///{data}/slipway.db",
-        root=standalone_root,
-        settings=_settings(stand_in, lesser),
-    )
+@pytest.fixture(scope="module", params=grouped("ladder"))  # the plays overlap, in one process
+def installation(
+    request: pytest.FixtureRequest, make: Maker, stand_in: StandIn, standalone_root: Path, lesser: str
+) -> Iterator[Installation]:
+    """A spawner with short budgets, of each way."""
+    made = make(request.param, root=standalone_root, settings=_settings(stand_in, lesser))
     try:
         made.start()
         yield made
@@ -82,15 +76,17 @@ def plays(
 ) -> Iterator[Mapping[str, Future[Told]]]:
     """Play the chosen scenarios side by side, each on a project of its own."""
     chosen: list[Any] = [
-        item.callspec.params["scenario"]
+        item.callspec.params
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.path == request.path and hasattr(item, "callspec")
+        if isinstance(item, pytest.Function) and item.path == request.path and "plays" in item.fixturenames
     ]
+    way = WAYS[installation.with_celery]
+    chosen = [params["scenario"] for params in chosen if params["installation"] == way]
     work = folder("plays")
     with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="play") as pool:
 
         def play(number: int, scenario: Scenario) -> Told:
-            project = stand_in.add_project(f"alice/play-{number}", owner=alice)
+            project = stand_in.add_project(f"alice/play-{number}-{way}", owner=alice)
             here = work / f"{number}"
             here.mkdir()
             stage = Stage(stand_in=stand_in, project=project, client=installation.client(alice), work=here)
@@ -130,7 +126,7 @@ def test_a_session_moves_to_the_image_that_arrived(
     stand_in: StandIn, installation: Installation, alice: UserHandle, folder: Folder
 ) -> None:
     """Who started now on the default image is moved, when asked, to the built one, on the same workspace."""
-    project = stand_in.add_project("alice/moved", owner=alice)
+    project = stand_in.add_project(f"alice/moved-{WAYS[installation.with_celery]}", owner=alice)
     stage = Stage(stand_in=stand_in, project=project, client=installation.client(alice), work=folder("moved"))
     sha = stage.built("  when: manual\n  script: ['true']")
     name = stage.launch(sha, fallback="default")

@@ -129,6 +129,15 @@ def test_build_log(world: World, ada: FlaskClient) -> None:
     assert log == middle.data["text"] + "".join(frame.data["text"] for frame in rest if frame.event == "log")
 
 
+def test_build_log_comes_before_its_end(world: World, ada: FlaskClient) -> None:
+    """Who reads up to the image has read the whole log of the build that was waited for."""
+    world.add_job(world.forge.projects[42], JobStatus.FAILED, log=b"Resolving\n")
+    name = launch(ada)["name"]
+    world.be_ready(SessionName(name))
+    kinds = [frame.event for frame in frames(ada, f"/notebooks/servers/{name}/events?until=ready")]
+    assert kinds.index("log") < kinds.index("image")
+
+
 def test_build_log_that_grows(world: World, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the log grew by is shown when it is announced, though nothing else has happened."""
     monkeypatch.setattr(world.app.extensions["slipway"].looks, "_period_seconds", 60.0)
