@@ -33,7 +33,7 @@ from spawner.testing.gitlab.standin import StandIn
 from tests.bench import stage
 from tests.bench.ci import PIPELINE
 from tests.bench.figures import Report, Row
-from tests.installation import Client
+from tests.installation import Client, wait_for
 
 NAME = "warm"
 JOB = "from POST to the session's first answer, environment installed"
@@ -131,6 +131,12 @@ class _Bench:
         assert server is not None
         self._model = self._looked_at(server["slipway"]["workload_name"])
         self._end(name)
+        wait_for(self._is_compiled, seconds=BUILD_SECONDS, what="the environment compiled")
+
+    def _is_compiled(self) -> bool | None:
+        """Say whether the environment is as it will stay: its modules are compiled after its first start."""
+        records = [json.loads(path.read_text()) for path in self._place.glob("standalone/environments/*/*.json")]
+        return bool(records and all(record.get("is_compiled") for record in records)) or None
 
     def commit(self, *, is_built: bool) -> str:
         """Push a notebook edit; its CI job runs to its end, or no runner takes it."""
