@@ -17,6 +17,8 @@ from spawner.testing.democheck import Kernel
 _DISGUISE = 0x5A
 _LEAD = {0: 0, 1: 2, 2: 3}  # base64 characters that depend on what stands before, by its length modulo 3
 
+SEARCH_SECONDS = 600.0  # every file that a session may read, on a machine that has many
+
 # Runs in the kernel. ROOTS are walked, PATHS read as they are; `found` names places, never contents.
 _LOOK = r"""
 import glob, json, os, pwd, re, socket, subprocess
@@ -152,7 +154,8 @@ class Found:
 def search(kernel: Kernel, secrets: Mapping[str, str], *, roots: Sequence[str], paths: Sequence[str]) -> Found:
     """Look for secrets, by name, in everything that code in a session can read."""
     words = [(name, form) for name, secret in secrets.items() for form in forms(secret)]
-    told = json.loads(kernel.run(f"ROOTS, PATHS = {list(roots)!r}, {list(paths)!r}\n{_told(words)}\n{_LOOK}"))
+    code = f"ROOTS, PATHS = {list(roots)!r}, {list(paths)!r}\n{_told(words)}\n{_LOOK}"
+    told = json.loads(kernel.run(code, within_seconds=SEARCH_SECONDS))
     places: dict[str, list[str]] = {}
     for place, number in told["found"]:
         places.setdefault(words[number][0], []).append(place)
@@ -162,7 +165,7 @@ def search(kernel: Kernel, secrets: Mapping[str, str], *, roots: Sequence[str], 
 def relayed(kernel: Kernel, secrets: Mapping[str, str]) -> tuple[set[str], dict[str, int], int]:
     """Use the whole relay from a session; return the secrets found, each call's status, and how many bytes came."""
     words = [(name, form) for name, secret in secrets.items() for form in forms(secret)]
-    told: dict[str, Any] = json.loads(kernel.run(f"{_told(words)}\n{_RELAY}"))
+    told: dict[str, Any] = json.loads(kernel.run(f"{_told(words)}\n{_RELAY}", within_seconds=SEARCH_SECONDS))
     return {words[number][0] for number in told["found"]}, told["statuses"], told["bytes"]
 
 

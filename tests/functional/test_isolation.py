@@ -250,8 +250,7 @@ def test_a_foreign_project_answers_as_none(
 
     absent = "x" * len(two.alice.project.path.partition("/")[0]) + "/" + two.alice.project.path.partition("/")[2]
     assert asked(two.alice.project.path) == asked(absent)
-    # GitLab's registry refuses what one may not see and what is not there alike; a refusal is no "does not exist".
-    assert asked(absent)[0] == (requests.codes.service_unavailable if "image_url" in path else requests.codes.not_found)
+    assert asked(absent)[0] == requests.codes.not_found
 
 
 # ---------------------------------------------------------------- by address
