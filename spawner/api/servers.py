@@ -260,7 +260,7 @@ def _around(session: Session) -> Around:
     sessions = services().sessions
     return replace(
         _place(session),
-        build=_shown(session, sessions.build_of(session)),
+        build=None if session.phase is Phase.NEW else sessions.build_of(session),  # as in `_shown`
         usage=sessions.usage(session) if session.phase is Phase.RUNNING else None,
     )
 
