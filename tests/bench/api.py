@@ -80,7 +80,7 @@ class _Bench:
         for row in self._both("the same, all of them changed", self.alice, names, changed=100):
             yield replace(
                 row, target="", met=None
-            )  # a list's first time in a process; the target is for those that poll
+            )  # a first time; the target is for who polls
         names = self._seed(self.carol, 5)
         p50s: dict[int, float] = {}
         there = 0
