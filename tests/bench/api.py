@@ -78,9 +78,7 @@ class _Bench:
         yield from self._both("GET /servers, 100 sessions", self.alice, names)
         yield from self._both("the same, one of them changed", self.alice, names, changed=1)
         for row in self._both("the same, all of them changed", self.alice, names, changed=100):
-            yield replace(
-                row, target="", met=None
-            )  # a first time; the target is for who polls
+            yield replace(row, target="", met=None)  # a first time; the target is for who polls
         names = self._seed(self.carol, 5)
         p50s: dict[int, float] = {}
         there = 0
