@@ -61,12 +61,15 @@ class CleanupRows:
     # ------------------------------------------------------------ access
 
     def access_due(self, before: datetime, *, limit: int) -> Sequence[AccessDue]:
-        """Return running sessions whose owner's access was not asked about since `before`, longest ago first."""
-        asked_at = _sessions.c.access_checked_at
+        """Return running sessions whose owner's access was not asked about since `before`, longest ago first.
+
+        A launch asks too: who has just launched is not due.
+        """
+        asked_at = func.coalesce(_sessions.c.access_checked_at, _sessions.c.image_asked_at, _sessions.c.created_at)
         statement = (
             select(_sessions)
-            .where(_sessions.c.phase == Phase.RUNNING.value, or_(asked_at.is_(None), asked_at <= before))
-            .order_by(asked_at.nulls_first(), _sessions.c.name)
+            .where(_sessions.c.phase == Phase.RUNNING.value, asked_at <= before)
+            .order_by(asked_at, _sessions.c.name)
             .limit(limit)
         )
         with reading(self._engine) as connection:

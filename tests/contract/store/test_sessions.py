@@ -402,9 +402,10 @@ def test_forgetting_races_with_a_relaunch(sessions: SessionRows) -> None:
 
 
 def test_access_due(sessions: SessionRows) -> None:
-    """Asked about next are running sessions, the longest unasked first; a relaunch begins anew."""
+    """Asked about next are running sessions, the longest unasked first; a launch asks too, and begins anew."""
     for name, phase in (("a", Phase.RUNNING), ("b", Phase.RUNNING), ("c", Phase.RUNNING), ("d", Phase.WAITING)):
-        sessions.add(named(name, phase=phase), [])
+        sessions.add(named(name, phase=phase, image_asked_at=at(-7)), [])
+    sessions.add(named("just launched", phase=Phase.RUNNING, image_asked_at=at(1)), [])
     sessions.access_checked(SessionName("a"), at=at(-5), unknown_since=at(-9))
     sessions.access_checked(SessionName("b"), at=at(1), unknown_since=None)
     due = sessions.access_due(AT, limit=9)
