@@ -70,9 +70,9 @@ class Acceptance:
     def launch(self, caller: Caller, command: LaunchCommand) -> tuple[Session, bool]:
         """Accept a launch; (session, False) when it was there already. Asks GitLab with the person's own token."""
         request = self._checked(command.request)
-        existing = self._existing(caller, command)
-        if existing is not None:
-            return self._accepted(caller, existing, is_new=False)
+        project_id, kept = self._existing(caller, command)
+        if kept is not None and _is_living(kept):
+            return self._accepted(caller, kept, is_new=False)
         try:
             place = self.preview(caller, Named(project=command.project, sha=command.sha, branch=command.branch))
         except TemporaryError:
@@ -80,7 +80,8 @@ class Acceptance:
             if existing is None:
                 raise
             return existing, False
-        return self._launch_at(caller, place, request)
+        is_looked_at = (project_id, command.branch, command.sha) == (place.project.id, place.branch, place.commit.sha)
+        return self._launch_at(caller, place, request, kept if is_looked_at else self.find(caller, place))
 
     def preview(self, caller: Caller, named: Named) -> Place:
         """Return what a launch of `named` would launch, without launching it."""
@@ -97,13 +98,14 @@ class Acceptance:
     def again(self, caller: Caller, session: Session) -> Session:
         """Launch the caller's failed session as it was last asked for, with the rights that they have now."""
         place = self.preview(caller, Named(project=session.project_id, sha=session.sha, branch=session.branch))
-        return self._launch_at(caller, place, session.request)[0]
+        return self._launch_at(caller, place, session.request, self.find(caller, place))[0]
 
-    def _launch_at(self, caller: Caller, place: Place, request: LaunchRequest) -> tuple[Session, bool]:
+    def _launch_at(
+        self, caller: Caller, place: Place, request: LaunchRequest, kept: Session | None
+    ) -> tuple[Session, bool]:
         runtime = self._runtimes[request.runtime or self._settings.default_runtime]
         warnings = self._admit(runtime, caller, place)
         session = self._new(caller, place, replace(request, runtime=runtime.name), warnings)
-        kept = self.find(caller, place)
         found, is_new = self._put(caller, session) if kept is None else self._relaunched(kept, session)
         return self._accepted(caller, found, is_new=is_new)
 
@@ -130,13 +132,12 @@ class Acceptance:
         resources(chosen, storage_bytes=round(request.storage_gigabytes * GIGABYTE))
         return request
 
-    def _existing(self, caller: Caller, command: LaunchCommand) -> Session | None:
-        """Return the living session of what GitLab has told a moment ago, without asking it again."""
+    def _existing(self, caller: Caller, command: LaunchCommand) -> tuple[int | None, Session | None]:
+        """Return the project that GitLab has told a moment ago, and the session there, without asking it again."""
         project_id = self._access.project_of(caller.user.id, command.project)
         if project_id is None or command.sha is None or command.branch is None:
-            return None
-        found = self._of(caller, project_id, command.branch, command.sha)
-        return found if found is not None and _is_living(found) else None
+            return None, None
+        return project_id, self._of(caller, project_id, command.branch, command.sha)
 
     def _living_by_words(self, caller: Caller, command: LaunchCommand) -> Session | None:
         """Return the living session launched in exactly these words: the best there is while GitLab cannot be asked."""
