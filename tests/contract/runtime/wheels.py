@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 
-def make_wheel(folder: Path, name: str, version: str, *, more: str = "") -> Path:
-    """Write a wheel with one module of that name; the same content gives the same bytes."""
+def make_wheel(folder: Path, name: str, version: str, *, more: str = "", pth: str = "") -> Path:
+    """Write a wheel with one module of that name, and a `.pth` where given; the same content gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     path = folder / f"{name}-{version}-py3-none-any.whl"
@@ -19,6 +19,8 @@ def make_wheel(folder: Path, name: str, version: str, *, more: str = "") -> Path
         f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
+    if pth:
+        files[f"{name}.pth"] = pth
     record = "".join(f"{file},,\n" for file in (*files, f"{information}/RECORD"))
     with zipfile.ZipFile(path, "w") as archive:
         for file, text in {**files, f"{information}/RECORD": record}.items():

@@ -109,6 +109,22 @@ def test_a_lock_becomes_an_environment(environments: Environments) -> None:
     assert list(environments.installed()) == ["a" * 64]
 
 
+def test_nothing_of_a_package_is_run(environments: Environments, tmp_path: Path) -> None:
+    """Installing and compiling run no `.pth` of a package: that would be a stranger's code with our rights."""
+    ran = tmp_path / "ran"
+
+    def unpack(folder: Path) -> Unpacked:
+        wheel = make_wheel(folder / "wheels", "slippth", "1.0", pth=f"import os; open({str(ran)!r}, 'w').close()\n")
+        lock = folder / "requirements.lock"
+        lock.write_text(locked(wheel), encoding="utf-8")
+        return Unpacked(python=_MINOR, lock=lock, wheels=folder / "wheels", project="")
+
+    place = hold(environments, _A, unpack)
+    assert not ran.exists()
+    subprocess.run([place / "bin" / "python", "-c", ""], timeout=20, check=True)
+    assert ran.exists(), "the .pth is none that Python runs"
+
+
 def test_it_is_installed_once(environments: Environments) -> None:
     """Eight launches at the same instant unpack and install an environment once, and all get it."""
     unpacked = []
