@@ -2,7 +2,8 @@
 
 Source: the token flow of https://distribution.github.io/distribution/spec/auth/token/. It promises: credentials go to
 the registry itself and to hosts named as trusted, and to no other; a registry's token goes to that registry alone;
-plain http is spoken to loopback only; every call has a timeout. It must not know manifests, blobs or tags.
+plain http is spoken to loopback only; every call has a timeout; a question is asked again, once, where the server hung
+up on a connection that was kept. It must not know manifests, blobs or tags.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from builder.errors import RefusedError, UnauthorizedError, UnavailableError, UsageError, capped
@@ -68,6 +70,20 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+class AskingAdapter(HTTPAdapter):
+    """Sends once more what only asks, where the connection was kept so long that the server had just hung up."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send; a body is never sent twice."""
+        try:
+            return super().send(request, *args, **kwargs)
+        except requests.ConnectionError as error:
+            is_hung_up = bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
+            if request.method not in {"GET", "HEAD"} or not is_hung_up:
+                raise
+            return super().send(request, *args, **kwargs)
+
+
 class Transport:
     """The way to one registry, as one person. Not to be shared between threads."""
 
@@ -91,6 +107,8 @@ class Transport:
         self._timeout = (CONNECT_SECONDS, timeout_seconds)
         self._clock = clock
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, AskingAdapter())
         if ca_file is not None:
             self._session.verify = ca_file
         self._tokens: dict[str, tuple[str, float]] = {}

@@ -23,8 +23,8 @@ import gitlab
 import requests
 import urllib3
 from gitlab.exceptions import GitlabError
-from requests.adapters import HTTPAdapter
 
+from builder.transport import AskingAdapter
 from spawner import metrics
 from spawner.errors import (
     Conflict,
@@ -102,7 +102,7 @@ class OneOriginSession(requests.Session):
         self.max_redirects = _REDIRECTS
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self.adapters.clear()
-        self.mount(f"{origin}/", HTTPAdapter(pool_connections=1, pool_maxsize=_POOL_SIZE))
+        self.mount(f"{origin}/", AskingAdapter(pool_connections=1, pool_maxsize=_POOL_SIZE))
         self.retry_after = ""  # of the last answer; a session is lent to one caller at a time
         self._answer_seconds = answer_seconds
 
@@ -110,22 +110,12 @@ class OneOriginSession(requests.Session):
         """Send, and read the answer whole within its bounds unless it is streamed."""
         is_streamed = bool(kwargs.get("stream"))
         with _measured(request) as answered:
-            response = self._answered(request, {**kwargs, "stream": True})
+            response = super().send(request, **{**kwargs, "stream": True})
             answered(response.status_code)
         self.retry_after = response.headers.get("Retry-After", "")
         if not is_streamed:
             read_whole(response, most_bytes=ANSWER_BYTES, most_seconds=self._answer_seconds)
         return response
-
-    def _answered(self, request: requests.PreparedRequest, kwargs: dict[str, Any]) -> requests.Response:
-        """Send once more what only asks, where the connection was kept so long that GitLab had just hung up."""
-        try:
-            return super().send(request, **kwargs)
-        except requests.ConnectionError as error:
-            is_hung_up = bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
-            if request.method not in {"GET", "HEAD"} or not is_hung_up:
-                raise
-            return super().send(request, **kwargs)
 
 
 @contextmanager

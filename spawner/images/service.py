@@ -147,6 +147,7 @@ class ImageService:
                 own = self._finder.own(subject.project, subject.sha, subject.accepts, credential)
                 facts = replace(facts, exact=own.exact, environment=own.environment, expected_kinds=own.made_kinds)
         except TemporaryError as error:
+            _log.warning("rungs_not_asked", project=subject.project.id, sha=subject.sha, error=error.message)
             facts = replace(facts, trouble=error.message)
         return replace(facts, default=self.default(subject.accepts))
 

@@ -330,11 +330,6 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def phases(events: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Return the phases that the events went through, in order."""
-    return [str(data.get("phase")) for _, data in events]
-
-
 # ---------------------------------------------------------------- the steps
 
 
@@ -608,7 +603,8 @@ def reuse(check: Check) -> str:
         kernel_commit(check)
     claim(image["source"] == "environment", f"The image's source is {image['source']!r}: {image['reason']}")
     claim(image["built_for_commit"] == check.built_sha, f"built_for_commit is {image['built_for_commit']!r}.")
-    claim("WAITING" not in phases(seen), "The launch waited for a build that changes nothing.")
+    waited = [data.get("message") for _, data in seen if data.get("phase") == "WAITING"]
+    claim(not waited, f"The launch waited for a build that changes nothing: {waited}")
     check.leave()
     return str(image["reason"])
 

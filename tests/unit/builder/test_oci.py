@@ -244,6 +244,29 @@ def test_a_registry_that_is_gone_or_silent_cannot_be_asked() -> None:
         closed.close()
 
 
+def test_a_question_is_asked_again_when_the_registry_hangs_up() -> None:
+    """A kept connection that ends without an answer costs a second HEAD, not a rung; an upload is never sent twice."""
+    hung_up: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if not hung_up or request.command == "POST":
+            hung_up.append(request.command)
+            request.close_connection = True
+            return
+        _plain(200, {"Content-Type": MANIFEST_TYPES[1]}, b"{}")(request)
+
+    with _server(answer) as (address, seen):
+        client = RegistryClient(address)
+        assert client.manifest("g/p", "x") is not None
+        assert hung_up == ["GET"]
+        seen.clear()
+        with pytest.raises(UnavailableError, match="cannot be reached"):
+            client.mount("g/p", digest_of(b"blob"), source_repository="g/q")
+        client.close()
+    assert hung_up == ["GET", "POST"]
+    assert len(seen) == 1
+
+
 def test_a_manifest_that_is_another_than_asked_for_is_refused() -> None:
     """Bytes that do not have the digest asked for, or the one the registry claims, are refused."""
     wrong = f"sha256:{'a' * 64}"
