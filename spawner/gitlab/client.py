@@ -223,7 +223,9 @@ class GitLabForge:
         try:
             with self._transport.stream(credential, path) as response:
                 return _bounded_log(response)
-        except NotFound:
+        except MissingScope:
+            raise
+        except (NotFound, Forbidden):  # a job's status may be shown where its log is not
             return b""
 
     def play(self, credential: Credential, project_id: int, job_id: int) -> None:
