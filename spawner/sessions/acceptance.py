@@ -106,6 +106,8 @@ class Acceptance:
         runtime = self._runtimes[request.runtime or self._settings.default_runtime]
         warnings = self._admit(runtime, caller, place)
         session = self._new(caller, place, replace(request, runtime=runtime.name), warnings)
+        if kept is not None:
+            self._users.keep_bearer(caller, kept.name)  # before anybody can look at what it has become
         found, is_new = self._put(caller, session) if kept is None else self._relaunched(kept, session)
         return self._accepted(caller, found, is_new=is_new)
 
@@ -200,11 +202,14 @@ class Acceptance:
             named = replace(session, name=self._name(caller, session.project_path, session.branch, session.sha, length))
             event = NewEvent(kind=EventKind.PHASE, message="Accepted.", data={"to": Phase.NEW.value})
             events = [event, *(NewEvent(kind=EventKind.WARNING, message=text) for text in session.warnings)]
+            self._users.keep_bearer(caller, named.name)  # before anybody can look at the row
             kept, is_new = self._sessions.add(named, events)
             if is_new:
                 return kept, True
             if _is_same(kept, session):
                 return self._relaunched(kept, named)
+            if kept.user_id != caller.user.id or not _is_living(kept):  # a living one of theirs may well have it
+                self._users.drop_bearer(caller.user.id, named.name)
         raise Conflict("Three sessions meet in one name.", remedy="Stop one of them, then launch again.")
 
     def _relaunched(self, kept: Session, wanted: Session) -> tuple[Session, bool]:

@@ -4,6 +4,7 @@ Covered: every row that is served, both prefixes, codes and messages, idempotenc
 Left out: streams, the relay, pages (files of their own); real GitLab (tests/functional/gitlab).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from spawner.http import create_app
 from spawner.names import ProjectPath, SessionName
 from spawner.ports import AccessLevel, JobStatus, LogLine, MergeRequest, Visibility
 from spawner.sessions.launching import Named
+from spawner.sessions.model import NewEvent, Phase, Session, since_launch
+from spawner.store.sessions import SessionRows
 from tests.functional.api.conftest import client_of
 from tests.functional.api.world import OLD_SHA, SHA, World
 
@@ -548,3 +551,34 @@ def test_not_ready(world: World) -> None:
     answer = create_app(world.services, options).test_client().get("/readyz")
     expected = {"ready": False, "parts": {"database": "The database is away.", "redis": "ok"}}
     assert (answer.status_code, answer.json) == (503, expected)
+
+
+@pytest.mark.parametrize("is_again", [False, True], ids=["first", "again"])
+def test_a_launch_may_be_looked_at_the_moment_it_is_there(
+    world: World, ada: FlaskClient, monkeypatch: pytest.MonkeyPatch, *, is_again: bool
+) -> None:
+    """The sweep may take a row before its request has been answered: it finds the bearer there."""
+    world.add_image()
+    if is_again:
+        name = SessionName(ada.post("/notebooks/servers", json=BODY).json["name"])  # type: ignore[index]
+        ada.delete(f"/notebooks/servers/{name}")
+        world.until(lambda: (row := world.rows.get(name)) and row.phase is Phase.GONE and row.due_at is None)
+        world.settle(name)
+    add, relaunch = SessionRows.add, SessionRows.relaunch
+
+    def added(rows: SessionRows, session: Session, events: Sequence[NewEvent]) -> tuple[Session, bool]:
+        kept, is_new = add(rows, session, events)
+        world.services.sessions.reconcile(kept.name)
+        return kept, is_new
+
+    def relaunched(rows: SessionRows, session: Session, events: Sequence[NewEvent]) -> Session | None:
+        saved = relaunch(rows, session, events)
+        world.services.sessions.reconcile(session.name)
+        return saved
+
+    monkeypatch.setattr(SessionRows, "add", added)
+    monkeypatch.setattr(SessionRows, "relaunch", relaunched)
+    made = SessionName(ada.post("/notebooks/servers", json=BODY).json["name"])  # type: ignore[index]
+    phases = [event.phase for event in since_launch(world.rows.events(made, after=0))]
+    assert Phase.STARTING in phases
+    assert Phase.WAITING not in phases
