@@ -278,7 +278,7 @@ def install(
     environment = {**plain, **{f"SPAWNER_{name}": value for name, value in told.items()}}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
     if redis:
-        subprocess.run([sys.executable, "-m", "spawner", "migrate"], env=environment, check=True, timeout=60)
+        subprocess.run([sys.executable, "-m", "spawner", "migrate"], env=environment, check=True, timeout=180)
     return Installation(
         data=data,
         stand_in=stand_in,
