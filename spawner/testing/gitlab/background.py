@@ -1,7 +1,7 @@
-"""The threads that work beside the requests: pushes are settled, time is kept, hooks are told.
+"""The threads that work beside the requests: pushes and trigger jobs are settled, time is kept, hooks are told.
 
-Promises: started once per process; one failing push, job or hook never stops the others; a push that fails is tried
-again until it is settled.
+Promises: started once per process; one failing push, job or hook never stops the others; what fails to be settled is
+tried again until it is.
 Must not know: what a push or a hook means.
 """
 
@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from spawner.testing.gitlab import pushes
-from spawner.testing.gitlab.ci import lifecycle
+from spawner.testing.gitlab.ci import bridges, lifecycle
 from spawner.testing.gitlab.hooks import delivery
 from spawner.testing.gitlab.records import Push
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from spawner.testing.gitlab.instance import Instance
+    from spawner.testing.gitlab.store import R
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.25
@@ -34,7 +35,7 @@ class Background:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._retry_at: dict[int, float] = {}  # monotonic seconds, by the id of a push that failed
+        self._retry_at: dict[tuple[type, int], float] = {}  # monotonic seconds, of what failed to be settled
         work: list[Callable[[], None]] = [self._settle, self._keep_time, *([self._tell] * _TELLERS)]
         self._threads = [threading.Thread(target=self._guarded, args=(step,), daemon=True) for step in work]
 
@@ -55,16 +56,20 @@ class Background:
     def _settle(self) -> None:
         seen = self._instance.store.changes
         for push in self._instance.store.all(Push):
-            if self._retry_at.get(push.id, 0.0) <= time.monotonic():
-                self._settle_one(push)
+            self._settle_one(push, pushes.settle)
+        for bridge in bridges.waiting(self._instance):
+            self._settle_one(bridge, bridges.settle)
         self._instance.store.wait(seen=seen, timeout_seconds=_TICK_SECONDS)
 
-    def _settle_one(self, push: Push) -> None:
+    def _settle_one(self, row: R, settle: Callable[[Instance, R], None]) -> None:
+        name = (type(row), row.id)
+        if self._retry_at.get(name, 0.0) > time.monotonic():
+            return
         try:
-            pushes.settle(self._instance, push)
+            settle(self._instance, row)
         except Exception:  # noqa: BLE001 - the others are settled meanwhile
-            _log.exception("Push %s of %s could not be followed up; it will be tried again.", push.after, push.ref)
-            self._retry_at[push.id] = time.monotonic() + _RETRY_SECONDS
+            _log.exception("%s %s could not be followed up; it will be tried again.", *name)
+            self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
 
     def _keep_time(self) -> None:
         lifecycle.tick(self._instance)

@@ -107,6 +107,8 @@ class Project:
     updated_at: datetime
     archived: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
+    forked_from_id: int | None = None
+    former_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +232,18 @@ class Pipeline:
     finished_at: datetime | None = None
     yaml_errors: str | None = None
     variables: tuple[tuple[str, str], ...] = ()
+    merge_request_id: int | None = None
+    bridge_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """What a trigger job starts: a child pipeline from a file of its commit (`include`), or another project's."""
+
+    include: str | None = None
+    project: str | None = None
+    branch: str | None = None
+    depends: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,11 +308,40 @@ class Job:
     external: bool = False
     target_url: str | None = None
     description: str | None = None
+    trigger: Trigger | None = None
+    downstream_id: int | None = None
+    prepares: Status | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeRequest:
+    """A merge request into a project; `sequence` is GitLab's iid, `is_stale` that its source has moved on."""
+
+    id: int
+    sequence: int
+    project_id: int
+    source_project_id: int
+    source_branch: str
+    target_branch: str
+    title: str
+    description: str | None
+    state: str
+    author_id: int
+    sha: str
+    created_at: datetime
+    updated_at: datetime
+    is_stale: bool = True
+    merge_ref_sha: str | None = None
+    merged_at: datetime | None = None
+    merged_by_id: int | None = None
+    merge_commit_sha: str | None = None
+    closed_at: datetime | None = None
+    removes_source: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
-    """A project hook."""
+    """A hook of a project, or of a group and all projects below it (`group_id`)."""
 
     id: int
     project_id: int
@@ -314,6 +357,7 @@ class Hook:
     created_at: datetime
     failures: int = 0
     disabled_until: datetime | None = None
+    group_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

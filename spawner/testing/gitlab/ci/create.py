@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spawner.testing.gitlab.access import signed_token
-from spawner.testing.gitlab.ci import lifecycle, variables
+from spawner.testing.gitlab.ci import lifecycle, triggers, variables
+from spawner.testing.gitlab.ci.machine import names_of
 from spawner.testing.gitlab.expand import Expansion, InstallError, JobSpec, Origin, expand
+from spawner.testing.gitlab.expand.model import ConfigurationError
 from spawner.testing.gitlab.expand.program import RefusedError
 from spawner.testing.gitlab.hooks import events
 from spawner.testing.gitlab.instance import now
-from spawner.testing.gitlab.records import Job, Pipeline, Project, Push, Status, User
+from spawner.testing.gitlab.records import Job, MergeRequest, Pipeline, Project, Push, Status, Trigger, User
 from spawner.testing.gitlab.repository import ZERO_SHA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from spawner.testing.gitlab.instance import Instance
 
@@ -35,7 +37,10 @@ _INCLUDE_SECONDS = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a pipeline is wanted for; `push` is the record that is settled with it."""
+    """What a pipeline is wanted for; `push`, `bridge` and `merge_request` are the records that are settled with it.
+
+    `config_path` names the configuration where it is not the project's own: a child pipeline's file.
+    """
 
     project: Project
     user: User
@@ -47,6 +52,9 @@ class Order:
     options: tuple[str, ...] = ()
     given: tuple[tuple[str, str], ...] = ()
     push: Push | None = None
+    bridge: Job | None = None
+    merge_request: MergeRequest | None = None
+    config_path: str | None = None
 
 
 class NoPipelineError(Exception):
@@ -85,7 +93,7 @@ def _create(instance: Instance, order: Order, *, keep_failed: bool) -> Pipeline:
     if order.project.settings.get("builds_access_level") == "disabled":
         raise NoPipelineError("Pipelines are disabled!")
     repository = instance.repository(order.project)
-    path = str(order.project.settings.get("ci_config_path") or ".gitlab-ci.yml")
+    path = order.config_path or str(order.project.settings.get("ci_config_path") or ".gitlab-ci.yml")
     content = repository.blob(order.sha, path)
     if content is None:
         raise NoPipelineError("Missing CI config file")
@@ -93,7 +101,11 @@ def _create(instance: Instance, order: Order, *, keep_failed: bool) -> Pipeline:
     if _is_skipped(instance, order):
         return _settled(instance, order, _finished(_blank(instance, order), Status.SKIPPED))
     blank = _blank(instance, order)
-    expansion = _expanded(instance, order, blank, content)
+    try:
+        content, started = triggers.separated(content)
+        expansion = _expanded(instance, order, blank, content)
+    except ConfigurationError as exc:
+        expansion, started = Expansion(errors=(str(exc),)), {}
     if expansion.filtered:
         raise NoPipelineError(expansion.reason)
     if expansion.errors:
@@ -101,12 +113,13 @@ def _create(instance: Instance, order: Order, *, keep_failed: bool) -> Pipeline:
             raise NoPipelineError("; ".join(expansion.errors))
         failed = replace(_finished(blank, Status.FAILED), yaml_errors="; ".join(expansion.errors))
         return _settled(instance, order, failed)
-    return _kept(instance, order, blank, expansion)
+    return _kept(instance, order, blank, expansion, started)
 
 
 def _expanded(instance: Instance, order: Order, blank: Pipeline, content: bytes) -> Expansion:
     known = variables.of_pipeline(instance, order.project, blank, order.user) | dict(order.given)
-    since = order.before_sha if order.source == "push" and not order.is_tag else None
+    follows = order.source in {"push", "merge_request_event"} and not order.is_tag
+    since = order.before_sha if follows else None
     try:
         with _credentials(instance, order.user) as git_config:
             return expand(
@@ -132,28 +145,39 @@ def _credentials(instance: Instance, user: User) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def _kept(instance: Instance, order: Order, blank: Pipeline, expansion: Expansion) -> Pipeline:
+def _kept(
+    instance: Instance, order: Order, blank: Pipeline, expansion: Expansion, started: Mapping[str, Trigger]
+) -> Pipeline:
     stages = expansion.stages
     with instance.store as store:
         pipeline = store.put(replace(blank, stages=stages))
         events.pipeline_changed(instance, pipeline)
         for spec in _in_order(expansion.jobs, stages):
-            job = store.put(_job(pipeline, spec, store.next_id(Job), stages))
-            events.job_changed(instance, job)
+            job = _job(pipeline, spec, store.next_id(Job), stages)
+            trigger = next((started[name] for name in names_of(spec.name) if name in started), None)
+            events.job_changed(instance, store.put(replace(job, trigger=trigger)))
         lifecycle.advance(instance, pipeline.id)
         if order.project.settings.get("auto_cancel_pending_pipelines", "enabled") == "enabled":
             lifecycle.cancel_redundant(instance, pipeline)
-        if order.push:
-            store.drop(order.push)
+        _follow(instance, order, pipeline)
         return store.get(Pipeline, pipeline.id) or pipeline
+
+
+def _follow(instance: Instance, order: Order, pipeline: Pipeline) -> None:
+    """Settle what the pipeline was made for, in the transaction that keeps it."""
+    if order.push:
+        instance.store.drop(order.push)
+    if order.bridge:
+        lifecycle.bridged(instance, order.bridge, pipeline)
+    if order.merge_request:
+        instance.store.change(order.merge_request, is_stale=False)
 
 
 def _settled(instance: Instance, order: Order, pipeline: Pipeline) -> Pipeline:
     """Keep a pipeline without jobs, and its push as done, in one step."""
     with instance.store as store:
         events.pipeline_changed(instance, store.put(pipeline))
-        if order.push:
-            store.drop(order.push)
+        _follow(instance, order, pipeline)
     return pipeline
 
 
@@ -185,6 +209,8 @@ def _blank(instance: Instance, order: Order) -> Pipeline:
             created_at=moment,
             updated_at=moment,
             variables=order.given,
+            merge_request_id=order.merge_request.id if order.merge_request else None,
+            bridge_id=order.bridge.id if order.bridge else None,
         )
 
 

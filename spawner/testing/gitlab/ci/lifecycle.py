@@ -54,6 +54,15 @@ def move(
         return store.get(Job, job.id) or moved
 
 
+def bridged(instance: Instance, bridge: Job, downstream: Pipeline) -> Job:
+    """Note what a trigger job has started; it is done with that, unless it depends on how the other one ends."""
+    with instance.store as store:
+        noted = store.change(bridge, downstream_id=downstream.id)
+        if noted.trigger and noted.trigger.depends and downstream.status not in FINISHED:
+            return move(instance, noted, Status.RUNNING)
+        return move(instance, noted, _as_bridge(noted, downstream.status))
+
+
 def advance(instance: Instance, pipeline_id: int) -> None:
     """Start, skip or hold what can move in a pipeline, then bring its own status up to date."""
     with instance.store as store:
@@ -132,12 +141,14 @@ def cancel_job(instance: Instance, job: Job) -> Job:
 
 
 def cancel_pipeline(instance: Instance, pipeline: Pipeline) -> Pipeline:
-    """Cancel everything in a pipeline that has not finished."""
+    """Cancel everything in a pipeline and its child pipelines that has not finished."""
     with instance.store as store:
         # Latest stages first, so that nothing is skipped in passing that a person asked to cancel.
         for job in sorted(latest_jobs(instance, pipeline.id), key=lambda row: -row.stage_index):
             if job.status in _CANCELABLE and not (job.status is Status.MANUAL and job.allow_failure):
                 cancel_job(instance, job)
+        for child in _children(instance, pipeline):
+            cancel_pipeline(instance, child)
         return store.get(Pipeline, pipeline.id) or pipeline
 
 
@@ -218,6 +229,7 @@ def _untouched(job: Job) -> Job:
         artifacts=(),
         artifacts_expire_at=None,
         dotenv=(),
+        downstream_id=None,
     )
 
 
@@ -244,6 +256,24 @@ def _update(instance: Instance, pipeline: Pipeline) -> None:
         changed = instance.store.change(pipeline, status=status, updated_at=now(), **fields)
         if status is not pipeline.status:
             events.pipeline_changed(instance, changed)
+            _end_bridge(instance, changed)
+
+
+def _end_bridge(instance: Instance, pipeline: Pipeline) -> None:
+    """End the trigger job that depends on this pipeline, as it has ended."""
+    bridge = instance.store.get(Job, pipeline.bridge_id) if pipeline.bridge_id else None
+    if bridge and pipeline.status in FINISHED and bridge.status is Status.RUNNING:
+        move(instance, bridge, _as_bridge(bridge, pipeline.status))
+
+
+def _as_bridge(bridge: Job, status: Status) -> Status:
+    is_bad = status in {Status.FAILED, Status.CANCELED} and bridge.trigger is not None and bridge.trigger.depends
+    return Status.FAILED if is_bad else Status.SUCCESS
+
+
+def _children(instance: Instance, pipeline: Pipeline) -> list[Pipeline]:
+    started = {job.downstream_id for job in latest_jobs(instance, pipeline.id) if job.downstream_id}
+    return instance.store.all(Pipeline, lambda row: row.id in started and row.source == "parent_pipeline")
 
 
 def _retry_by_itself(instance: Instance, job: Job) -> None:

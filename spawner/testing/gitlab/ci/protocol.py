@@ -160,7 +160,7 @@ def _take(instance: Instance, runner: Runner) -> Job | None:
         present = store.get(Runner, runner.id)
         if present is None or present.paused:
             return None
-        for job in store.all(Job, lambda row: row.status is Status.PENDING and not row.external):
+        for job in store.all(Job, lambda row: row.status is Status.PENDING and not row.external and not row.trigger):
             project = store.get(Project, job.project_id)
             if project is None or not _fits(runner, job) or _is_held(instance, job, project):
                 continue

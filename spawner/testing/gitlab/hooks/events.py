@@ -26,8 +26,8 @@ TITLES = {
 
 
 def job_changed(instance: Instance, job: Job) -> None:
-    """Tell that a job has a new state."""
-    if not job.external:
+    """Tell that a job has a new state; external statuses and trigger jobs have no hook of their own."""
+    if not job.external and not job.trigger:
         _tell(instance, job.project_id, "job_events", (job,))
 
 

@@ -72,6 +72,7 @@ def job(instance: Instance, row: Job) -> dict[str, object]:
         "repository": _repository(instance, project),
         "project": _project(instance, project),
         "environment": None,
+        **_source_pipeline(instance, pipeline),
     }
 
 
@@ -82,7 +83,8 @@ def pipeline(instance: Instance, row: Pipeline) -> dict[str, object]:
     if project is None or user is None:
         raise LookupError(f"Pipeline {row.id} has lost its project or user.")
     commit = instance.repository(project).commit(row.sha)
-    jobs = sorted(lifecycle.latest_jobs(instance, row.id), key=lambda found: -found.id)
+    latest = [found for found in lifecycle.latest_jobs(instance, row.id) if found.trigger is None]
+    jobs = sorted(latest, key=lambda found: -found.id)
     return {
         "object_kind": "pipeline",
         "object_attributes": {
@@ -110,6 +112,7 @@ def pipeline(instance: Instance, row: Pipeline) -> dict[str, object]:
         "project": _project(instance, project),
         "commit": _commit(instance, project, commit) if commit else None,
         "builds": [_build(instance, found) for found in jobs],
+        **_source_pipeline(instance, row),
     }
 
 
@@ -146,6 +149,20 @@ def push(instance: Instance, project: Project, user: User, row: Push) -> dict[st
         "push_options": {"ci": {"skip": True}} if "ci.skip" in row.options else {},
         "repository": _repository(instance, project),
     }
+
+
+def _source_pipeline(instance: Instance, row: Pipeline) -> dict[str, object]:
+    """Return what started a downstream pipeline; nothing for any other."""
+    bridge = instance.store.get(Job, row.bridge_id) if row.bridge_id else None
+    project = instance.store.get(Project, bridge.project_id) if bridge else None
+    if bridge is None or project is None:
+        return {}
+    shown = {
+        "id": project.id,
+        "web_url": f"{instance.url}/{project.path}",
+        "path_with_namespace": project.path,
+    }
+    return {"source_pipeline": {"project": shown, "job_id": bridge.id, "pipeline_id": bridge.pipeline_id}}
 
 
 def _around(instance: Instance, row: Job) -> tuple[Pipeline, Project, User]:

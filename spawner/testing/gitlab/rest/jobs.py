@@ -30,7 +30,7 @@ def own() -> flask.Response:
 def listing(project: str) -> flask.Response:
     """Answer a project's jobs, newest first; no total is told."""
     found = pipelines.ci_for(project)
-    rows = web.here().store.all(Job, lambda row: row.project_id == found.id and not row.external)
+    rows = web.here().store.all(Job, lambda row: row.project_id == found.id and not row.external and not row.trigger)
     kept = pipelines.in_scope(rows)
     if paging.wants_keyset():
         return paging.keyset(kept, _shape, key=lambda row: row.id)
@@ -130,7 +130,7 @@ def _shape(row: Job) -> shapes.Shape:
 def _job(key: str, identifier: int, *, at_least: Level = Level.NONE) -> tuple[Project, Job]:
     project = pipelines.ci_for(key, at_least=at_least)
     found = web.here().store.get(Job, identifier)
-    if found is None or found.project_id != project.id or found.external:
+    if found is None or found.project_id != project.id or found.external or found.trigger:
         web.not_found()
     return project, found
 

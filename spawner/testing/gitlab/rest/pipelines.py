@@ -79,7 +79,7 @@ def latest(project: str) -> flask.Response:
     found = ci_for(project)
     ref = web.text("ref") or found.default_branch
     sha = web.here().repository(found).resolve(ref)
-    rows = web.here().store.all(Pipeline, lambda row: row.project_id == found.id and row.ref == ref and row.sha == sha)
+    rows = [row for row in shapes.pipelines_of_commit(web.here(), found, sha or "") if row.ref == ref]
     if not rows:
         web.forbidden()
     return web.answer(shapes.pipeline(web.here(), rows[-1]))
@@ -98,17 +98,19 @@ def jobs(project: str, pipeline: int) -> flask.Response:
     with_retried = web.flag("include_retried")
     rows = web.here().store.all(
         Job,
-        lambda row: row.pipeline_id == found.id and not row.external and (with_retried or not row.retried),
+        lambda row: row.pipeline_id == found.id and _is_build(row) and (with_retried or not row.retried),
     )
     return paging.listed(in_scope(rows), lambda row: shapes.job(web.here(), row))
 
 
 @blueprint.get("/projects/<key:project>/pipelines/<int:pipeline>/bridges")
 def bridges(project: str, pipeline: int) -> flask.Response:
-    """Answer trigger jobs; there are none, as this stand-in has no child pipelines yet."""
-    pipeline_for(project, pipeline)
-    check_scopes()
-    return paging.listed([], lambda row: row)
+    """Answer trigger jobs with the pipelines they have started, newest first."""
+    _, found = pipeline_for(project, pipeline)
+    rows = web.here().store.all(
+        Job, lambda row: row.pipeline_id == found.id and row.trigger is not None and not row.retried
+    )
+    return paging.listed(in_scope(rows), lambda row: shapes.bridge(web.here(), row))
 
 
 @blueprint.get("/projects/<key:project>/pipelines/<int:pipeline>/variables")
@@ -180,7 +182,7 @@ def statuses(project: str, sha: str) -> flask.Response:
     commit = repositories.commit_for(web.here().repository(found), sha)
     wanted = {name: web.text(name) for name in ("ref", "stage", "name", "pipeline_id")}
     rows = []
-    for pipeline in web.here().store.all(Pipeline, lambda row: row.project_id == found.id and row.sha == commit.id):
+    for pipeline in shapes.pipelines_of_commit(web.here(), found, commit.id):
         facts = {"ref": pipeline.ref, "pipeline_id": str(pipeline.id)}
         own = web.here().store.all(Job, lambda row, parent=pipeline.id: row.pipeline_id == parent)  # type: ignore[misc]
         for job in own:
@@ -220,6 +222,10 @@ def set_status(project: str, sha: str) -> flask.Response:
         job = store.change(job, target_url=web.text("target_url"), description=web.text("description"))
         job = lifecycle.move(web.here(), job, Status(state), reason="script_failure" if state == "failed" else None)
     return web.answer(shapes.commit_status(web.here(), job), 201)
+
+
+def _is_build(row: Job) -> bool:
+    return not row.external and row.trigger is None
 
 
 def in_scope(rows: list[Job]) -> list[Job]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import flask
 
 from spawner.testing.gitlab import access, protection, web
-from spawner.testing.gitlab.records import Pipeline, Project
 from spawner.testing.gitlab.rest import paging, shapes
 
 if TYPE_CHECKING:
+    from spawner.testing.gitlab.records import Project
     from spawner.testing.gitlab.repository import Commit, Entry, Repository
 
 blueprint = flask.Blueprint("repositories", __name__)
@@ -79,7 +79,7 @@ def commit(project: str, sha: str) -> flask.Response:
     found, repository = code_for(project)
     row = commit_for(repository, sha)
     instance = web.here()
-    pipelines = instance.store.all(Pipeline, lambda other: other.project_id == found.id and other.sha == row.id)
+    pipelines = shapes.pipelines_of_commit(instance, found, row.id)
     last = pipelines[-1] if pipelines else None
     body = shapes.commit(instance, found, row) | {
         "status": last.status.value if last else None,

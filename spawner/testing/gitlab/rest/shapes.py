@@ -244,6 +244,29 @@ def detailed_status(instance: Instance, row: Pipeline) -> Shape:
     }
 
 
+def pipelines_of_commit(instance: Instance, project: Project, sha: str) -> list[Pipeline]:
+    """Return a commit's pipelines, oldest first, without child pipelines: GitLab's `ci_sources` has none of them."""
+    return instance.store.all(
+        Pipeline, lambda row: row.project_id == project.id and row.sha == sha and row.source != "parent_pipeline"
+    )
+
+
+def bridge(instance: Instance, row: Job) -> Shape:
+    """Return a trigger job with the pipeline that it started, null before it has."""
+    below = instance.store.get(Pipeline, row.downstream_id) if row.downstream_id else None
+    builds_own = {
+        "artifacts",
+        "artifacts_file",
+        "artifacts_expire_at",
+        "runner",
+        "runner_manager",
+        "archived",
+        "tag_list",
+    }
+    shown = {name: value for name, value in job(instance, row).items() if name not in builds_own}
+    return shown | {"downstream_pipeline": pipeline_basic(instance, below) if below else None}
+
+
 def job(instance: Instance, row: Job) -> Shape:
     """Return a job."""
     project = instance.store.get(Project, row.project_id)
