@@ -18,7 +18,9 @@ from spawner.testing.gitlab.rest import (
     hooks,
     jobs,
     members,
+    mergerequests,
     pipelines,
+    places,
     projects,
     registries,
     repositories,
@@ -28,7 +30,7 @@ from spawner.testing.gitlab.rest import (
 if TYPE_CHECKING:
     from spawner.testing.gitlab.instance import Instance
 
-_REST = (users, projects, members, repositories, pipelines, jobs, hooks, badges, registries)
+_REST = (users, projects, places, members, repositories, pipelines, jobs, mergerequests, hooks, badges, registries)
 _PAGES = (control, oauth, githttp, lfs, jwtauth)
 
 

@@ -1,4 +1,4 @@
-"""The threads that work beside the requests: pushes and trigger jobs are settled, time is kept, hooks are told.
+"""The threads that work beside the requests: what people and jobs began is settled, time is kept, hooks are told.
 
 Promises: started once per process; one failing push, job or hook never stops the others; what fails to be settled is
 tried again until it is.
@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from spawner.testing.gitlab import pushes
-from spawner.testing.gitlab.ci import bridges, lifecycle
+from spawner.testing.gitlab.ci import bridges, lifecycle, merging
 from spawner.testing.gitlab.hooks import delivery
 from spawner.testing.gitlab.records import Push
 
@@ -59,6 +59,8 @@ class Background:
             self._settle_one(push, pushes.settle)
         for bridge in bridges.waiting(self._instance):
             self._settle_one(bridge, bridges.settle)
+        for request in merging.stale(self._instance):
+            self._settle_one(request, merging.settle)
         self._instance.store.wait(seen=seen, timeout_seconds=_TICK_SECONDS)
 
     def _settle_one(self, row: R, settle: Callable[[Instance, R], None]) -> None:

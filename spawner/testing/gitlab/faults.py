@@ -1,7 +1,8 @@
 """The fault dial: what can be made to go wrong, and whether it should go wrong now.
 
 Promises: a fault with `times` happens exactly that often; one without goes on until it is cleared. `seconds` is how
-long a fault lasts from when it was set; for `pipeline_late` it is how late. Armed faults survive a restart.
+long a fault lasts from when it was set; for `pipeline_late`, `hook_slow`, `hook_reordered` and `slow` it is how late.
+Armed faults survive a restart.
 Must not know: what a fault does; the parts that fail ask here.
 """
 
@@ -29,9 +30,20 @@ class Kind(enum.StrEnum):
     BAD_GATEWAY_HTML = "bad_gateway_html"
     IMAGE_MISSING_AFTER_SUCCESS = "image_missing_after_success"
     TAG_DELETED = "tag_deleted"
+    HOOK_DOUBLED = "hook_doubled"
+    HOOK_REORDERED = "hook_reordered"
+    HOOK_SLOW = "hook_slow"
+    RATE_LIMITED_RACK = "rate_limited_rack"
+    RATE_LIMITED_APPLICATION = "rate_limited_application"
+    PROJECT_MOVED = "project_moved"
+    ACCESS_LOST = "access_lost"
+    SLOW = "slow"
+    DOWN = "down"
 
 
 DEFAULT_LATE_SECONDS = 5.0
+DEFAULT_SLOW_SECONDS = 3.0
+_HOW_LATE = frozenset({Kind.PIPELINE_LATE, Kind.HOOK_SLOW, Kind.HOOK_REORDERED, Kind.SLOW})
 
 
 class UnknownFaultError(Exception):
@@ -109,7 +121,7 @@ def _alive(record: Fault) -> bool:
 
 
 def _lasts(record: Fault) -> bool:
-    if record.fault == Kind.PIPELINE_LATE or record.seconds is None:
+    if record.fault in _HOW_LATE or record.seconds is None:
         return True
     return now() < record.created_at + timedelta(seconds=record.seconds)
 

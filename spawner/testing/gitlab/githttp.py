@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 import flask
 
-from spawner.testing.gitlab import protection, pushes
+from spawner.testing.gitlab import moving, protection, pushes
 from spawner.testing.gitlab.access import (
     ANONYMOUS,
     Actor,
@@ -148,7 +148,7 @@ def _is_closed_to_job(actor: Actor, project: Project) -> bool:
 
 def _admit(path: str, *, writing: bool) -> tuple[Project, Actor]:
     actor = actor_of_request()
-    return admit(find_project(here(), path), actor, writing=writing), actor
+    return admit(find_project(here(), path) or moving.moved_from(here(), path), actor, writing=writing), actor
 
 
 def _deny() -> NoReturn:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from spawner.testing.gitlab import protection
+from spawner.testing.gitlab.ci import requests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,11 +59,12 @@ def _claims(instance: Instance, job: Job, pipeline: Pipeline, project: Project, 
     moment = int(time.time())
     kind = "tag" if pipeline.tag else "branch"
     config = project.settings.get("ci_config_path") or ".gitlab-ci.yml"
-    path = f"refs/{'tags' if pipeline.tag else 'heads'}/{pipeline.ref}"
+    ref = requests.source_ref(instance, pipeline)
+    path = pipeline.ref if pipeline.ref.startswith("refs/") else f"refs/{'tags' if pipeline.tag else 'heads'}/{ref}"
     host = instance.url.split("://", 1)[-1]
     return {
         "iss": instance.url,
-        "sub": f"project_path:{project.path}:ref_type:{kind}:ref:{pipeline.ref}",
+        "sub": f"project_path:{project.path}:ref_type:{kind}:ref:{ref}",
         "iat": moment,
         "nbf": moment - 5,
         "exp": moment + job.timeout_seconds + 300,
@@ -73,10 +75,10 @@ def _claims(instance: Instance, job: Job, pipeline: Pipeline, project: Project, 
         "user_id": str(user.id),
         "user_login": user.username,
         "user_email": user.email,
-        "ref": pipeline.ref,
+        "ref": ref,
         "ref_type": kind,
         "ref_path": path,
-        "ref_protected": str(protection.is_protected(instance, project, pipeline.ref)).lower(),
+        "ref_protected": str(protection.is_protected(instance, project, ref)).lower(),
         "sha": pipeline.sha,
         "pipeline_id": str(pipeline.id),
         "pipeline_source": pipeline.source,

@@ -15,9 +15,10 @@ Subject = Job | Pipeline | Project | Push | User
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """One event for one hook."""
+    """One event for one hook; `is_held` once later ones were let by."""
 
     hook_id: int
     event: str
     event_uuid: str
     about: tuple[Subject, ...]
+    is_held: bool = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spawner.testing.gitlab import faults, protection
-from spawner.testing.gitlab.ci import create
+from spawner.testing.gitlab.ci import create, requests
 from spawner.testing.gitlab.hooks import events
 from spawner.testing.gitlab.instance import now
 from spawner.testing.gitlab.records import Project, ProtectedBranch, Push, User
@@ -43,6 +43,8 @@ def record(
         _adopt_default(instance, project, [ref for ref, _, after in changes if after != ZERO_SHA])
         store.change(project, updated_at=now())
         for ref, before, after in changes:
+            for request in requests.open_from(instance, project.id, ref.removeprefix(_HEADS)):
+                store.change(request, is_stale=True)
             store.put(
                 Push(
                     id=store.next_id(Push),

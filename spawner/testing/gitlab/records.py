@@ -331,6 +331,7 @@ class MergeRequest:
     created_at: datetime
     updated_at: datetime
     is_stale: bool = True
+    base_sha: str | None = None
     merge_ref_sha: str | None = None
     merged_at: datetime | None = None
     merged_by_id: int | None = None

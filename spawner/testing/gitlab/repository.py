@@ -219,6 +219,37 @@ class Repository:
         arguments = ["update-ref", "-d", ref] if sha == ZERO_SHA else ["update-ref", ref, sha]
         return self._git(*arguments) is not None
 
+    def take_over(self, other: Repository, sha: str, *, ref: str) -> None:
+        """Bring a commit of another repository (or of this one) here, under a ref."""
+        if other.path != self.path:
+            self._git("fetch", "--quiet", "--no-tags", str(other.path), sha)
+        self.update(ref, sha)
+
+    def copy_to(self, other: Repository) -> None:
+        """Make another repository of this one's branches and tags."""
+        specs = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        other._git("fetch", "--quiet", str(self.path), *specs)
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """Return the nearest common ancestor of two commits, or None."""
+        found = self._git("merge-base", one, other)
+        return found.decode().strip() if found else None
+
+    def merged(self, base: str, head: str, *, message: str) -> str | None:
+        """Return a new commit that merges `head` into `base`, or None where they conflict; no ref is moved."""
+        tree = self._git("merge-tree", "--write-tree", base, head)
+        if tree is None:
+            return None
+        person = ("-c", "user.name=GitLab", "-c", "user.email=gitlab@example.com")
+        tree_sha = tree.decode().splitlines()[0]
+        made = self._git(*person, "commit-tree", tree_sha, "-p", base, "-p", head, "-m", message)
+        return made.decode().strip() if made else None
+
+    def is_between(self, sha: str, *, base: str, head: str) -> bool:
+        """Tell whether a commit is one of those that `head` has and `base` has not."""
+        found = self._git("rev-list", f"{base}..{head}")
+        return sha in (found or b"").decode().split()
+
     def point_head(self, branch: str) -> None:
         """Make a branch the default one."""
         self._git("symbolic-ref", "HEAD", f"refs/heads/{branch}")

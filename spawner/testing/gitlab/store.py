@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import sqlite3
 import threading
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class Store:
         self._db.execute("CREATE TABLE IF NOT EXISTS last_ids (kind TEXT PRIMARY KEY, id INTEGER)")
         path.chmod(0o600)
         for kind, identifier, body in self._db.execute("SELECT kind, id, body FROM records"):
-            self._tables.setdefault(kind, {})[identifier] = pickle.loads(body)  # noqa: S301 - our own file, mode 0600
+            kept = pickle.loads(body)  # noqa: S301 - our own file, mode 0600
+            self._tables.setdefault(kind, {})[identifier] = _completed(kept)
         self._last_ids.update(self._db.execute("SELECT kind, id FROM last_ids"))
 
     def __enter__(self) -> Self:
@@ -167,3 +168,12 @@ class Store:
         """Close the file."""
         with self._condition:
             self._db.close()
+
+
+def _completed(record: Any) -> Any:
+    """Give a record that an earlier version kept the fields that were added since, with their defaults."""
+    for each in fields(record):
+        if not hasattr(record, each.name):
+            value = each.default if each.default is not MISSING else each.default_factory()  # type: ignore[operator]
+            object.__setattr__(record, each.name, value)
+    return record

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 import flask
 from werkzeug.routing import BaseConverter
 
-from spawner.testing.gitlab import faults
+from spawner.testing.gitlab import disturbing, faults, moving
 from spawner.testing.gitlab.access import (
     ANONYMOUS,
     Actor,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 # Stands for an encoded slash while the router splits segments; no path holds this character.
 _SLASH = "\x1f"
-_RATE_LIMIT = 7200
 _RATE_WINDOW_SECONDS = 3600
 _HASH_KEY = re.compile(r"^(\w+)\[(\w*)\](?:\[(\w+)\])?$")
 _ROUTE_PART = re.compile(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>")
@@ -275,7 +274,11 @@ def project_for(key: str, *, at_least: Level = Level.NONE) -> Project:
     """
     user = actor().user
     project = find_project(here(), key)
+    if project is None:
+        _redirect_to_moved(key)
     if project is None or not can_see(here(), project, user):
+        not_found("Project")
+    if faults.strikes(here(), faults.Kind.ACCESS_LOST, project):
         not_found("Project")
     job = actor().job
     if job and job.project_id != project.id and project.visibility != "public":
@@ -286,6 +289,21 @@ def project_for(key: str, *, at_least: Level = Level.NONE) -> Project:
         if level(here(), project, user) < at_least:
             forbidden()
     return project
+
+
+def _redirect_to_moved(key: str) -> None:
+    """Send who asks for a project by a former path to where it is; nobody changes anything through one."""
+    project = moving.moved_from(here(), key)
+    if project is None or not can_see(here(), project, actor().user):
+        return
+    if flask.request.method not in {"GET", "HEAD"}:
+        raise APIError(405, {"message": "Non GET methods are not allowed for moved projects"})
+    request = flask.request
+    raw = request.environ.get("RAW_URI") or request.full_path
+    head, _, rest = raw.partition("/projects/")
+    tail = rest[len(re.split(r"[/?]", rest, maxsplit=1)[0]) :]
+    where = f"{request.scheme}://{request.host}{head}/projects/{project.id}{tail}"
+    raise APIError(301, {"message": "301 Moved Permanently"}, {"Location": where})
 
 
 def install(app: flask.Flask) -> None:
@@ -310,19 +328,22 @@ def route_name() -> str:
 def _before() -> flask.Response | None:
     flask.g.actor = ANONYMOUS
     here().switches.counts[f"{flask.request.method} {route_name()}"] += 1
-    if not flask.request.path.startswith("/api/"):
-        return None
-    if faults.strikes(here(), faults.Kind.BAD_GATEWAY_HTML, _named_project()):
-        page = "<!DOCTYPE html><html><head><title>GitLab is not responding (502)</title></head><body>502</body></html>"
-        return flask.Response(page, status=502, mimetype="text/html")
+    project = _named_project()
+    ended = disturbing.anywhere(here(), project)
+    if ended is not None or not flask.request.path.startswith("/api/"):
+        return ended
     if flask.request.blueprint != "runner_protocol":
+        ended = disturbing.on_api(here(), project)
+        if ended is not None:
+            return ended
         flask.g.actor = identify()
         _check_scope(flask.g.actor)
     return None
 
 
 def _named_project() -> Project | None:
-    key = (flask.request.view_args or {}).get("project")
+    found = flask.request.view_args or {}
+    key = found.get("project") or (found.get("path") if flask.request.blueprint == "git" else None)
     return find_project(here(), key) if key else None
 
 
@@ -363,7 +384,8 @@ def scoped(*scopes: str) -> Callable[[V], V]:
 
 def _after(response: flask.Response) -> flask.Response:
     response.headers.setdefault("X-Request-Id", f"{time.time_ns():x}")
-    if flask.request.path.startswith("/api/") and response.status_code != 502:  # noqa: PLR2004 - the proxy's, not GitLab's
+    # A proxy's page has none, and of the two kinds of 429 one brings its own and the other has none.
+    if flask.request.path.startswith("/api/") and response.status_code not in {429, 502}:
         response.headers.update(_rate_headers())
     return response
 
@@ -375,10 +397,10 @@ def _rate_headers() -> dict[str, str]:
     key = (window, user.username if user else flask.request.remote_addr or "")
     counts[key] += 1
     return {
-        "RateLimit-Limit": str(_RATE_LIMIT),
+        "RateLimit-Limit": str(disturbing.RATE_LIMIT),
         "RateLimit-Name": "throttle_authenticated_api" if user else "throttle_unauthenticated_api",
         "RateLimit-Observed": str(counts[key]),
-        "RateLimit-Remaining": str(max(0, _RATE_LIMIT - counts[key])),
+        "RateLimit-Remaining": str(max(0, disturbing.RATE_LIMIT - counts[key])),
         "RateLimit-Reset": str((window + 1) * _RATE_WINDOW_SECONDS),
     }
 

@@ -40,6 +40,10 @@ ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GET", "/api/v4/projects/{id}/repository/commits/{sha}/refs", {}),
     ("GET", "/api/v4/projects/{id}/repository/commits/{sha}/statuses", {}),
     ("POST", "/api/v4/projects/{id}/statuses/{sha}", {"state": "success", "name": "outside"}),
+    ("GET", "/api/v4/projects/{id}/repository/commits/{sha}/merge_requests", {}),
+    ("GET", "/api/v4/projects/{id}/merge_requests", {}),
+    ("GET", "/api/v4/projects/{id}/merge_requests/{merge_request_iid}", {}),
+    ("GET", "/api/v4/projects/{id}/merge_requests/{merge_request_iid}/pipelines", {}),
     ("GET", "/api/v4/projects/{id}/repository/branches", {}),
     ("GET", "/api/v4/projects/{id}/repository/branches/{branch}", {}),
     ("GET", "/api/v4/projects/{id}/repository/tags", {}),
@@ -54,9 +58,9 @@ ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", "/api/v4/projects/{id}/jobs/{job_id}/cancel", {}),
     ("POST", "/api/v4/projects/{id}/jobs/{job_id}/retry", {}),
     ("POST", "/api/v4/projects/{id}/jobs/{job_id}/erase", {}),
-    ("POST", "/api/v4/projects/{id}/pipeline", {"ref": "main"}),
+    ("POST", "/api/v4/projects/{id}/pipeline", {"ref": "topic"}),
     ("GET", "/api/v4/projects/{id}/repository/tree", {}),
-    ("GET", "/api/v4/projects/{id}/repository/files/{file_path}", {"ref": "main"}),
+    ("GET", "/api/v4/projects/{id}/repository/files/{file_path}", {"ref": "topic"}),
     ("GET", "/api/v4/projects/{id}/registry/repositories", {"tags": "true", "tags_count": "true"}),
     ("GET", "/api/v4/projects/{id}/registry/repositories/{repository_id}/tags/{tag_name}", {}),
     ("POST", "/api/v4/projects/{id}/hooks", {"url": "http://127.0.0.1:9/"}),
@@ -133,6 +137,8 @@ READ: dict[str, frozenset[str]] = {
     "API_Entities_TreeObject": frozenset({"id", "name", "type", "path", "mode"}),
     "API_Entities_ContainerRegistry_Repository": frozenset({"id", "name", "path", "location", "tags_count", "status"}),
     "API_Entities_ContainerRegistry_TagDetails": frozenset({"name", "path", "location", "digest", "created_at"}),
+    "API_Entities_MergeRequestBasic": frozenset({"iid", "state", "source_branch"}),
+    "API_Entities_Ci_Bridge": frozenset({"name", "status", "downstream_pipeline"}),
     "API_Entities_ProjectHook": frozenset({"id", "url", "alert_status", "disabled_until"}),
     "API_Entities_Badge": frozenset({"id", "name", "link_url", "image_url", "rendered_link_url", "kind"}),
 }
@@ -170,12 +176,15 @@ def _values(stand_in: StandIn, cast: Cast) -> Any:
     """Make one of everything; return what fills in a path's parameter."""
     made = stand_in.add_project(cast.path("openapi"), owner=cast.owner)
     configuration = """
+child: {trigger: {include: child.yml}}
 image_build:
   script: [echo "A=1" > a.env]
   artifacts: {paths: [a.env], reports: {dotenv: a.env}}
 ask: {script: ["true"], when: manual}
 """
-    sha = stand_in.commit(made, {".gitlab-ci.yml": configuration}, "Everything.")
+    stand_in.commit(made, {"README.md": "Begin."}, "Begin. [skip ci]")
+    files = {".gitlab-ci.yml": configuration, "child.yml": "below: {script: ['true']}"}
+    sha = stand_in.commit(made, files, "Everything.", branch="topic")
     stand_in.tag(made, "v1", sha, message="First.")
     built = stand_in.wait_for_job(made, sha, "image_build")
     asked = stand_in.wait_for_job(made, sha, "ask")
@@ -189,6 +198,8 @@ ask: {script: ["true"], when: manual}
     ).json()["token"]
     _push_empty(f"{stand_in.registry_url}/v2/{made.path}", {"Authorization": f"Bearer {token}"})
     base = f"/projects/{made.id}"
+    wanted = {"source_branch": "topic", "target_branch": "main", "title": "Everything."}
+    request = stand_in.api("POST", f"{base}/merge_requests", user=cast.owner, body=wanted)
     hook = stand_in.api("POST", f"{base}/hooks", user=cast.owner, body={"url": "http://127.0.0.1:9/"})
     badge_body = {"link_url": "http://a.example/", "image_url": "http://a.example/b"}
     badge = stand_in.api("POST", f"{base}/badges", user=cast.owner, body=badge_body)
@@ -205,6 +216,7 @@ ask: {script: ["true"], when: manual}
         "repository_id": repository["id"],
         "hook_id": hook["id"],
         "badge_id": badge["id"],
+        "merge_request_iid": request["iid"],
     }
     played = values | {"job_id": asked["id"]}
     return lambda name, template: (played if template.endswith("/play") else values)[name]

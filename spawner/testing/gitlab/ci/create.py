@@ -39,7 +39,8 @@ _INCLUDE_SECONDS = 120
 class Order:
     """What a pipeline is wanted for; `push`, `bridge` and `merge_request` are the records that are settled with it.
 
-    `config_path` names the configuration where it is not the project's own: a child pipeline's file.
+    `config_path` names the configuration where it is not the project's own: a child pipeline's file. `compared_sha` is
+    what `rules:changes` compares with where that is not the commit before.
     """
 
     project: Project
@@ -55,6 +56,7 @@ class Order:
     bridge: Job | None = None
     merge_request: MergeRequest | None = None
     config_path: str | None = None
+    compared_sha: str | None = None
 
 
 class NoPipelineError(Exception):
@@ -62,15 +64,14 @@ class NoPipelineError(Exception):
 
 
 def for_push(instance: Instance, order: Order) -> Pipeline | None:
-    """Make the pipeline of a push; None when the commit wants none. A broken configuration makes a failed one.
+    """Make the pipeline of a push or a merge request, or None when it wants none; a broken configuration fails one.
 
     The push is forgotten with it; on any other error it stays, to be tried again.
     """
     try:
         return _create(instance, order, keep_failed=True)
     except NoPipelineError:
-        if order.push:
-            instance.store.drop(order.push)
+        _let_go(instance, order)
         return None
 
 
@@ -118,8 +119,8 @@ def _create(instance: Instance, order: Order, *, keep_failed: bool) -> Pipeline:
 
 def _expanded(instance: Instance, order: Order, blank: Pipeline, content: bytes) -> Expansion:
     known = variables.of_pipeline(instance, order.project, blank, order.user) | dict(order.given)
-    follows = order.source in {"push", "merge_request_event"} and not order.is_tag
-    since = order.before_sha if follows else None
+    before = order.before_sha if order.source == "push" and not order.is_tag else None
+    since = order.compared_sha or before
     try:
         with _credentials(instance, order.user) as git_config:
             return expand(
@@ -165,12 +166,17 @@ def _kept(
 
 def _follow(instance: Instance, order: Order, pipeline: Pipeline) -> None:
     """Settle what the pipeline was made for, in the transaction that keeps it."""
-    if order.push:
-        instance.store.drop(order.push)
+    _let_go(instance, order)
     if order.bridge:
         lifecycle.bridged(instance, order.bridge, pipeline)
-    if order.merge_request:
-        instance.store.change(order.merge_request, is_stale=False)
+
+
+def _let_go(instance: Instance, order: Order) -> None:
+    if order.push:
+        instance.store.drop(order.push)
+    request = instance.store.get(MergeRequest, order.merge_request.id) if order.merge_request else None
+    if request and order.merge_request and request.sha == order.merge_request.sha:
+        instance.store.change(request, is_stale=False)
 
 
 def _settled(instance: Instance, order: Order, pipeline: Pipeline) -> Pipeline:

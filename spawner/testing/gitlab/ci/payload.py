@@ -79,6 +79,7 @@ def _info(job: Job, project: Project) -> dict[str, object]:
 def _git(instance: Instance, job: Job, pipeline: Pipeline, project: Project) -> dict[str, object]:
     kind = "tags" if pipeline.tag else "heads"
     target = f"refs/tags/{pipeline.ref}" if pipeline.tag else f"refs/remotes/origin/{pipeline.ref}"
+    own = [] if pipeline.merge_request_id else [f"+refs/{kind}/{pipeline.ref}:{target}"]
     return {
         "repo_url": variables.repository_url(instance, project, job.token or ""),
         "repo_object_format": "sha1",
@@ -86,7 +87,7 @@ def _git(instance: Instance, job: Job, pipeline: Pipeline, project: Project) -> 
         "sha": pipeline.sha,
         "before_sha": pipeline.before_sha,
         "ref_type": "tag" if pipeline.tag else "branch",
-        "refspecs": [f"+{pipeline.sha}:refs/pipelines/{pipeline.id}", f"+refs/{kind}/{pipeline.ref}:{target}"],
+        "refspecs": [f"+{pipeline.sha}:refs/pipelines/{pipeline.id}", *own],
         "depth": _DEPTH,
         "protected": protection.is_protected(instance, project, pipeline.ref),
     }

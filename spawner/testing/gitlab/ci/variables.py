@@ -2,7 +2,7 @@
 
 Source: https://docs.gitlab.com/ci/variables/predefined_variables/ (18.x).
 Promises: those that our template and usual scripts read, with GitLab's values; CI_COMMIT_BRANCH and CI_COMMIT_TAG
-exclude each other.
+exclude each other, and a merge request's pipeline has neither.
 Must not know: how a runner gets them.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from spawner.testing.gitlab import protection
+from spawner.testing.gitlab.ci import requests
 from spawner.testing.gitlab.instance import REVISION, VERSION
 from spawner.testing.gitlab.repository import ZERO_SHA
 
@@ -87,7 +88,8 @@ def of_pipeline(instance: Instance, project: Project, pipeline: Pipeline, user: 
     """Return what is the same for every job of a pipeline, server and project included."""
     commit = instance.repository(project).commit(pipeline.sha)
     message = commit.message if commit else ""
-    ref_kind = {"CI_COMMIT_TAG": pipeline.ref} if pipeline.tag else {"CI_COMMIT_BRANCH": pipeline.ref}
+    ref = requests.source_ref(instance, pipeline)
+    ref_kind = {"CI_COMMIT_TAG": ref} if pipeline.tag else {"CI_COMMIT_BRANCH": ref}
     return {
         **of_server(instance),
         **of_project(instance, project),
@@ -99,10 +101,11 @@ def of_pipeline(instance: Instance, project: Project, pipeline: Pipeline, user: 
         "CI_COMMIT_SHA": pipeline.sha,
         "CI_COMMIT_SHORT_SHA": pipeline.sha[:8],
         "CI_COMMIT_BEFORE_SHA": pipeline.before_sha or ZERO_SHA,
-        "CI_COMMIT_REF_NAME": pipeline.ref,
-        "CI_COMMIT_REF_SLUG": slug(pipeline.ref),
-        "CI_COMMIT_REF_PROTECTED": str(protection.is_protected(instance, project, pipeline.ref)).lower(),
-        **ref_kind,
+        "CI_COMMIT_REF_NAME": ref,
+        "CI_COMMIT_REF_SLUG": slug(ref),
+        "CI_COMMIT_REF_PROTECTED": str(protection.is_protected(instance, project, ref)).lower(),
+        **({} if pipeline.merge_request_id else ref_kind),
+        **requests.variables(instance, pipeline),
         "CI_COMMIT_MESSAGE": message,
         "CI_COMMIT_TITLE": message.split("\n", 1)[0],
         "CI_COMMIT_DESCRIPTION": message.partition("\n")[2].strip(),

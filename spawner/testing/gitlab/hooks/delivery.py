@@ -14,6 +14,7 @@ import fnmatch
 import hashlib
 import hmac
 import json
+import threading
 import time
 import uuid
 from dataclasses import replace
@@ -47,8 +48,28 @@ def deliver(instance: Instance, letter: Letter) -> Delivery | None:
         return None
     if not _wants_ref(hook, letter) or faults.strikes(instance, faults.Kind.HOOK_LOST, project):
         return None
+    if not letter.is_held and _is_reordered(instance, project, letter):
+        return None
+    slow = faults.strikes(instance, faults.Kind.HOOK_SLOW, project)
+    if slow:
+        time.sleep(faults.DEFAULT_SLOW_SECONDS if slow.seconds is None else slow.seconds)
     body = json.dumps(_body(instance, letter))
-    return send(instance, hook, letter.event, body, (letter.event_uuid, str(uuid.uuid4())))
+    keys = (letter.event_uuid, str(uuid.uuid4()))
+    if faults.strikes(instance, faults.Kind.HOOK_DOUBLED, project):
+        send(instance, hook, letter.event, body, keys)
+    return send(instance, hook, letter.event, body, keys)
+
+
+def _is_reordered(instance: Instance, project: Project, letter: Letter) -> bool:
+    """Put a letter back for a while, so that later ones overtake it, if the dial says so."""
+    held = faults.strikes(instance, faults.Kind.HOOK_REORDERED, project)
+    if held is None:
+        return False
+    seconds = faults.DEFAULT_SLOW_SECONDS if held.seconds is None else held.seconds
+    later = threading.Timer(seconds, instance.outbox.put, [replace(letter, is_held=True)])
+    later.daemon = True
+    later.start()
+    return True
 
 
 def send(instance: Instance, hook: Hook, event: str, body: str, keys: tuple[str, str]) -> Delivery:

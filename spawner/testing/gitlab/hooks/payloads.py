@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spawner.testing.gitlab import protection
-from spawner.testing.gitlab.ci import lifecycle
+from spawner.testing.gitlab.ci import lifecycle, requests
 from spawner.testing.gitlab.records import Job, Pipeline, Project, Push, Runner, Status, User
 from spawner.testing.gitlab.repository import ZERO_SHA
 
@@ -32,7 +32,7 @@ def job(instance: Instance, row: Job) -> dict[str, object]:
     commit = instance.repository(project).commit(pipeline.sha)
     return {
         "object_kind": "build",
-        "ref": pipeline.ref,
+        "ref": requests.source_ref(instance, pipeline),
         "tag": pipeline.tag,
         "before_sha": pipeline.before_sha,
         "sha": pipeline.sha,
@@ -91,7 +91,7 @@ def pipeline(instance: Instance, row: Pipeline) -> dict[str, object]:
             "id": row.id,
             "iid": row.sequence,
             "name": None,
-            "ref": row.ref,
+            "ref": requests.source_ref(instance, row),
             "tag": row.tag,
             "sha": row.sha,
             "before_sha": row.before_sha,
@@ -107,7 +107,7 @@ def pipeline(instance: Instance, row: Pipeline) -> dict[str, object]:
             "variables": [{"key": key, "value": value} for key, value in row.variables],
             "url": f"{instance.url}/{project.path}/-/pipelines/{row.id}",
         },
-        "merge_request": None,
+        "merge_request": _merge_request(instance, row),
         "user": _user(user),
         "project": _project(instance, project),
         "commit": _commit(instance, project, commit) if commit else None,
@@ -148,6 +148,26 @@ def push(instance: Instance, project: Project, user: User, row: Push) -> dict[st
         "total_commits_count": total,
         "push_options": {"ci": {"skip": True}} if "ci.skip" in row.options else {},
         "repository": _repository(instance, project),
+    }
+
+
+def _merge_request(instance: Instance, row: Pipeline) -> dict[str, object] | None:
+    request = requests.of_pipeline(instance, row)
+    target = instance.store.get(Project, request.project_id) if request else None
+    if request is None or target is None:
+        return None
+    return {
+        "id": request.id,
+        "iid": request.sequence,
+        "title": request.title,
+        "source_branch": request.source_branch,
+        "source_project_id": request.source_project_id,
+        "target_branch": request.target_branch,
+        "target_project_id": request.project_id,
+        "state": request.state,
+        "merge_status": "can_be_merged" if request.merge_ref_sha else "cannot_be_merged",
+        "detailed_merge_status": "mergeable" if request.merge_ref_sha else "conflict",
+        "url": f"{instance.url}/{target.path}/-/merge_requests/{request.sequence}",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import flask
 
@@ -21,11 +22,12 @@ from spawner.testing.gitlab.records import (
     ProtectedBranch,
     Visibility,
 )
-from spawner.testing.gitlab.rest import paging, projectshape, shapes, users
+from spawner.testing.gitlab.rest import paging, places, projectshape, shapes, users
 
 blueprint = flask.Blueprint("projects", __name__)
 
-_SWITCHES = frozenset(projectshape.DEFAULTS)
+# Paid editions have it; it is kept, and shown only when it was set.
+_SWITCHES = frozenset(projectshape.DEFAULTS) | {"merge_pipelines_enabled"}
 
 
 @blueprint.get("/projects")
@@ -95,6 +97,9 @@ def change(project: str) -> flask.Response:
     found = web.project_for(project, at_least=Level.MAINTAINER)
     instance = web.here()
     changed = _changed(found)
+    path = web.text("path")
+    if path and path != found.path.rsplit("/", 1)[-1]:
+        changed = replace(changed, **_place(found, path))
     branch = web.text("default_branch")
     if branch:
         if instance.repository(found).head(branch) is None:
@@ -222,6 +227,11 @@ def _protected(row: ProtectedBranch) -> shapes.Shape:
         "merge_access_levels": levels(row.merge_level),
         "allow_force_push": row.allow_force_push,
     }
+
+
+def _place(found: Project, name: str) -> dict[str, Any]:
+    moved = places.renamed(found, f"{found.path.rpartition('/')[0]}/{name}")
+    return {"path": moved.path, "former_paths": moved.former_paths}
 
 
 def _archived(key: str, *, archived: bool) -> flask.Response:

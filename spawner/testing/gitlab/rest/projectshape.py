@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spawner.testing.gitlab.access import groups_above
-from spawner.testing.gitlab.records import Member, User
+from spawner.testing.gitlab.access import can_see, groups_above
+from spawner.testing.gitlab.records import Member, Project, User
 from spawner.testing.gitlab.rest import shapes
 
 if TYPE_CHECKING:
     from spawner.testing.gitlab.instance import Instance
-    from spawner.testing.gitlab.records import Project
 
 _LINKS = ("issues", "merge_requests", "labels", "events", "members", "cluster_agents")
 # Switches as GitLab 18 sets them for a new project.
@@ -110,7 +109,7 @@ def basic(instance: Instance, project: Project) -> dict[str, object]:
         "http_url_to_repo": f"{url}.git",
         "web_url": url,
         "readme_url": f"{url}/-/blob/{project.default_branch}/README.md" if head else None,
-        "forks_count": 0,
+        "forks_count": len(instance.store.all(Project, lambda row: row.forked_from_id == project.id)),
         "avatar_url": None,
         "star_count": 0,
         "last_activity_at": shapes.moment(project.updated_at),
@@ -149,6 +148,9 @@ def full(instance: Instance, project: Project, user: User | None) -> dict[str, o
         "marked_for_deletion_at": None,
         "marked_for_deletion_on": None,
     }
+    origin = instance.store.get(Project, project.forked_from_id) if project.forked_from_id else None
+    if origin and can_see(instance, origin, user):
+        shape["forked_from_project"] = basic(instance, origin)
     owner = instance.store.first(User, lambda row: row.username == project.path.split("/", 1)[0])
     if owner:
         shape["owner"] = shapes.user_basic(instance, owner)
