@@ -31,6 +31,7 @@ from spawner.errors import (
     TokenRejected,
 )
 from spawner.gitlab import shapes
+from spawner.gitlab.builds import Asking, BuildSearch
 from spawner.gitlab.relay import Relay, is_project_path
 from spawner.gitlab.transport import PROJECT_MISSING, Transport, pieces
 from spawner.gitlab.trees import KeyCache
@@ -46,7 +47,6 @@ from spawner.ports import (
     ForgeUser,
     GitAnswer,
     GitRequest,
-    JobStatus,
     MergeRequest,
     Pipeline,
     Project,
@@ -58,11 +58,9 @@ from spawner.ports import (
 PAGE = 100  # GitLab's largest
 LOG_BYTES = 100 * 1024 * 1024  # GitLab's own default limit for a job's log
 LOG_SECONDS = 120.0
-_NEWEST_PIPELINES = 3
 _LONGEST_REVISION = 255
 # What no Git revision holds (git-check-ref-format), and what a URL's path would resolve away.
 _NOT_A_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^[-./]|[./]$|//|/\.|\.lock(?:/|$)")
-_ENDED_BADLY = frozenset({JobStatus.FAILED})
 
 
 class GitLabForge:
@@ -172,40 +170,20 @@ class GitLabForge:
         Where there are jobs of the name, `pipelines` are theirs, known by id only (`status` and `source` are empty);
         where there are none, `pipelines` are all the commit has. The newest failed job has its reason, when no other
         is alive or done. A name with a suffix (`image_build 1/3`, `image_build: [py311]`) counts if no exact one is.
+        Child pipelines and merged results of this project count; a trigger job that has started none yet stands for it.
         """
-        path = f"/projects/{project_id}/repository/commits/{_sha(sha)}/statuses"
-        query = {"name": job_name, "order_by": "id", "sort": "desc"}
-        rows = self._maybe_list(credential, path, query)
-        if rows is None:
-            raise RevisionNotFound(f"GitLab knows no commit {sha[:8]} in this project.")
-        jobs = [job for row in rows if (job := shapes.status_job(row)) is not None and job.name == job_name]
-        if jobs:
-            jobs.sort(key=lambda job: -job.id)
-            return CommitBuilds(
-                pipelines=_pipelines_of(jobs), jobs=tuple(self._explained(credential, project_id, jobs))
-            )
-        listed = self._maybe_list(credential, f"/projects/{project_id}/pipelines", {"sha": sha})
-        pipelines = sorted((shapes.pipeline(row) for row in listed or ()), key=lambda pipeline: -pipeline.id)
-        found = self._suffixed_jobs(credential, project_id, pipelines, job_name)
-        return CommitBuilds(pipelines=tuple(pipelines), jobs=tuple(found))
+        at = f"/projects/{project_id}"
 
-    def _explained(self, credential: Credential, project_id: int, jobs: list[BuildJob]) -> list[BuildJob]:
-        """Ask for the newest job whole where every job has failed: a commit's statuses do not say why."""
-        if not all(job.status in _ENDED_BADLY for job in jobs):
-            return jobs
-        newest = self.job(credential, project_id, jobs[0].id)
-        return jobs if newest is None else [newest, *jobs[1:]]
+        def parents(merged: str) -> Sequence[CommitSha]:
+            commit = self.commit(credential, project_id, merged)
+            return commit.parents if commit else ()
 
-    def _suffixed_jobs(
-        self, credential: Credential, project_id: int, pipelines: Sequence[Pipeline], job_name: str
-    ) -> list[BuildJob]:
-        found: list[BuildJob] = []
-        suffixes = (f"{job_name} ", f"{job_name}:")
-        for pipeline in [one for one in pipelines if one.source != "external"][:_NEWEST_PIPELINES]:
-            rows = self._maybe_list(credential, f"/projects/{project_id}/pipelines/{pipeline.id}/jobs", {})
-            jobs = [shapes.job(row) for row in rows or ()]
-            found += [job for job in jobs if job.name == job_name or job.name.startswith(suffixes)]
-        return sorted(found, key=lambda job: -job.id)
+        asking = Asking(
+            rows=lambda path, query: self._maybe_list(credential, f"{at}{path}", query),
+            job=lambda number: self.job(credential, project_id, number),
+            parents=parents,
+        )
+        return BuildSearch(ask=asking, project_id=project_id, sha=_sha(sha), job_name=job_name).look()
 
     def job(self, credential: Credential, project_id: int, job_id: int) -> BuildJob | None:
         """Return one job, or None when it is gone or hidden; MissingScope and TokenRejected are raised."""
@@ -319,22 +297,6 @@ def _bounded_log(response: requests.Response) -> bytes:
         if time.monotonic() > deadline:
             raise ForgeUnavailable("GitLab sends the job's log too slowly.", remedy="It is tried again.")
     return bytes(log[:LOG_BYTES])
-
-
-def _pipelines_of(jobs: Sequence[BuildJob]) -> tuple[Pipeline, ...]:
-    """Return the jobs' pipelines, newest first, as far as the jobs tell."""
-    found = {
-        job.pipeline_id: Pipeline(
-            id=job.pipeline_id,
-            status="",
-            source="",
-            ref=job.ref,
-            web_url=re.sub(r"/-/jobs/\d+$", f"/-/pipelines/{job.pipeline_id}", job.web_url),
-            created_at=None,
-        )
-        for job in jobs
-    }
-    return tuple(found[number] for number in sorted(found, reverse=True))
 
 
 def _scopes(found: object) -> frozenset[str]:

@@ -8,6 +8,7 @@ Must not know: HTTP, who asks. Source of the shapes: GitLab REST API v4, 17.x to
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -188,6 +189,25 @@ def job(body: Body) -> BuildJob:
         started_at=moment(body.get("started_at")),
         finished_at=moment(body.get("finished_at")),
         scheduled_at=moment(body.get("scheduled_at")),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """A trigger job, and the pipeline that it has started, if it has."""
+
+    job: BuildJob
+    downstream_id: int | None
+    downstream_project_id: int | None
+
+
+def bridge(body: Body) -> Bridge:
+    """Read a row of `pipelines/:id/bridges`."""
+    below = part(body, "downstream_pipeline")
+    return Bridge(
+        job=job(body),
+        downstream_id=whole(below, "id") if below else None,
+        downstream_project_id=below.get("project_id"),
     )
 
 

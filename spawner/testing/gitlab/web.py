@@ -47,6 +47,7 @@ _ROUTE_NAMES = {
     **dict.fromkeys(("project", "key", "group"), "id"),
     **{name: f"{name}_id" for name in ("pipeline", "job", "hook", "badge", "user", "repository")},
     "tag": "tag_name",
+    "number": "merge_request_iid",
     "path": "path",
 }
 V = TypeVar("V", bound=Callable[..., Any])

@@ -1,6 +1,6 @@
 """`GitLabForge` against the stand-in: people, projects, commits, refs, CI, rights, failures, and its number of calls.
 
-Left out: keys and Git (test_trees, test_relay), sign-in (test_oauth), what only a real GitLab has (merge requests).
+Left out: keys and Git (test_trees, test_relay), sign-in (test_oauth), where a commit's jobs may be (test_builds).
 """
 
 import threading
