@@ -9,10 +9,13 @@ from __future__ import annotations
 import flask
 
 from spawner.testing.gitlab import faults
-from spawner.testing.gitlab.records import Runner
+from spawner.testing.gitlab.ci import lifecycle
+from spawner.testing.gitlab.records import Job, Runner, Status
 from spawner.testing.gitlab.web import answer, here, parameters
 
 blueprint = flask.Blueprint("control", __name__)
+
+_HELD = (Status.PREPARING, Status.WAITING_FOR_CALLBACK, Status.PENDING)
 
 
 @blueprint.get("/-/readiness")
@@ -47,6 +50,21 @@ def pause() -> flask.Response:
         for row in store.all(Runner):
             store.change(row, paused=paused)
     return runner()
+
+
+@blueprint.post("/-/stand-in/jobs/<int:job>")
+def hold(job: int) -> flask.Response:
+    """Keep a job in a state that GitLab alone puts jobs in, or let it go on with `pending`."""
+    found, status = here().store.get(Job, job), parameters().get("status")
+    if found is None or status not in _HELD:
+        return answer(
+            {"error": f'The body must be {{"status": …}}, one of {", ".join(_HELD)}, of a job that is there.'}, 400
+        )
+    try:
+        held = lifecycle.hold(here(), found, Status(status))
+    except lifecycle.WrongStateError:
+        return answer({"error": f"Job {job} is {found.status}: a runner has it, or it has ended."}, 409)
+    return answer({"id": job, "status": held.status})
 
 
 @blueprint.get("/-/stand-in/faults")

@@ -310,7 +310,7 @@ class Job:
     description: str | None = None
     trigger: Trigger | None = None
     downstream_id: int | None = None
-    prepares: Status | None = None
+    cancels_gracefully: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

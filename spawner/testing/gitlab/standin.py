@@ -128,6 +128,10 @@ class StandIn(Forge):
         """Keep jobs from the runner, or give them again."""
         self.control("POST", "/runner", {"paused": paused})
 
+    def hold_job(self, job_id: int, status: str) -> None:
+        """Keep a job `preparing` or `waiting_for_callback`, which only GitLab itself does; `pending` lets it go on."""
+        self.control("POST", f"/jobs/{job_id}", {"status": status})
+
     def arm(
         self, fault: str, *, project: str | None = None, times: int | None = None, seconds: float | None = None
     ) -> None:

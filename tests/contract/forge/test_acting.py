@@ -174,6 +174,24 @@ def test_cancel_stops_a_running_job(cast: Cast) -> None:
     assert cast.forge.wait_for_job(project, quick, "image_build")["status"] == "success"
 
 
+def test_a_running_job_is_canceling_first(cast: Cast) -> None:
+    """Its runner sees to its after_script, then it is canceled; a maintainer need not wait for that."""
+    project = _project(cast, "canceling")
+    text = "image_build: {script: [sleep 60], after_script: [echo see you]}\n"
+    sha = cast.forge.commit(project, {".gitlab-ci.yml": text}, "Slow.")
+    jobs = cast.client().projects.get(project.id).jobs
+    running = cast.forge.wait_for_job(project, sha, "image_build", statuses=["running"])
+    jobs.get(running["id"]).cancel()
+    assert jobs.get(running["id"]).status == "canceling"
+    ended = cast.forge.wait_for_job(project, sha, "image_build")
+    assert (ended["status"], b"see you" in jobs.get(ended["id"]).trace()) == ("canceled", True)
+    again = jobs.get(ended["id"]).retry()
+    cast.forge.wait_for_job(project, sha, "image_build", statuses=["running"])
+    path = f"/projects/{project.id}/jobs/{again['id']}/cancel"
+    assert cast.forge.api("POST", path, user=cast.owner)["status"] == "canceling"
+    assert cast.forge.api("POST", path, user=cast.owner, body={"force": True})["status"] == "canceled"
+
+
 def test_erase_empties_the_log(cast: Cast) -> None:
     """An erased job has no log and no artifacts, and cannot be erased twice."""
     project = _project(cast, "erase")

@@ -1,7 +1,7 @@
 """What only the stand-in does: its control face, its faults, its memory across a crash, its command line.
 
 Covered: two pushes at once, request counts, pausing the runner, each of the first seven faults, an unknown fault,
-kill and restart, seeds, settable token life, picking a person. Left out: the later faults.
+kill and restart, seeds, settable token life, picking a person. Left out: the later faults (`test_disturbances`).
 """
 
 from __future__ import annotations
@@ -72,6 +72,24 @@ def test_paused_runner_gets_no_job(stand_in: StandIn, project: ProjectHandle) ->
     assert stand_in.wait_for_job(project, sha, "image_build", statuses=["pending"])["started_at"] is None
     stand_in.pause_runner(paused=False)
     assert stand_in.wait_for_job(project, sha, "image_build")["status"] == "success"
+
+
+@pytest.mark.parametrize("status", ["preparing", "waiting_for_callback"])
+def test_a_job_is_held_in_a_state_of_gitlabs_own(stand_in: StandIn, project: ProjectHandle, status: str) -> None:
+    """A job that no runner has yet stays in such a state until it is let go; one that has ended is not held."""
+    stand_in.pause_runner()
+    sha = stand_in.commit(project, QUICK)
+    job = stand_in.wait_for_job(project, sha, "image_build", statuses=["pending"])
+    stand_in.hold_job(job["id"], status)
+    stand_in.pause_runner(paused=False)
+    other = stand_in.commit(project, {"b": "b"}, branch="other")
+    assert stand_in.wait_for_job(project, other, "image_build")["status"] == "success"
+    held = stand_in.wait_for_job(project, sha, "image_build", statuses=[status])
+    assert (held["id"], held["pipeline"]["status"], held["started_at"]) == (job["id"], status, None)
+    stand_in.hold_job(job["id"], "pending")
+    assert stand_in.wait_for_job(project, sha, "image_build")["status"] == "success"
+    with pytest.raises(StandInError, match="409"):
+        stand_in.hold_job(job["id"], status)
 
 
 def test_unknown_fault_is_refused_with_the_known_ones(stand_in: StandIn) -> None:

@@ -44,6 +44,8 @@ def move(
         present = store.get(Job, job.id)
         if present is None or present.status is status or present.status in FINISHED:
             return present or job
+        if present.status is Status.CANCELING and status in {Status.SUCCESS, Status.FAILED}:
+            status, reason = Status.CANCELED, None
         moved = store.put(_stamped(present, status, reason, exit_code))
         events.job_changed(instance, moved)
         if status is Status.FAILED:
@@ -136,8 +138,32 @@ def retry(instance: Instance, job: Job, user_id: int, *, by_itself: bool = False
 
 
 def cancel_job(instance: Instance, job: Job) -> Job:
-    """Cancel a job that has not finished; cancelling it twice is no error."""
+    """Cancel a job that has not finished; cancelling it twice is no error.
+
+    One that runs is `canceling` until its runner has seen to its after_script, where the runner can do that.
+    """
+    if job.status is Status.RUNNING and job.cancels_gracefully:
+        return move(instance, job, Status.CANCELING)
     return move(instance, job, Status.CANCELED) if job.status in _CANCELABLE else job
+
+
+def hold(instance: Instance, job: Job, status: Status) -> Job:
+    """Keep a job that no runner has yet in a state of GitLab's own (`preparing`, `waiting_for_callback`).
+
+    Raises:
+        WrongStateError: a runner has it, or it has finished.
+    """
+    with instance.store as store:
+        present = store.get(Job, job.id)
+        if present is None or present.status not in ALIVE - {Status.RUNNING}:
+            raise WrongStateError
+        if status is Status.PENDING:
+            held = enqueue(instance, present)
+        else:
+            held = store.change(present, status=status, updated_at=now())
+            events.job_changed(instance, held)
+        advance(instance, job.pipeline_id)
+        return held
 
 
 def cancel_pipeline(instance: Instance, pipeline: Pipeline) -> Pipeline:
@@ -184,7 +210,7 @@ def _keep_time(instance: Instance, job: Job) -> None:
     if job.status is Status.SCHEDULED and job.scheduled_at and job.scheduled_at <= moment:
         enqueue(instance, job)
         advance(instance, job.pipeline_id)
-    elif job.status is Status.RUNNING and job.started_at:
+    elif job.status in {Status.RUNNING, Status.CANCELING} and job.started_at:
         _end_running(instance, job)
     elif job.status is Status.PENDING and job.queued_at and moment - job.queued_at > stuck_after:
         move(instance, job, Status.FAILED, reason="stuck_or_timeout_failure")

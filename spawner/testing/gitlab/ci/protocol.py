@@ -109,7 +109,8 @@ def report(job: int) -> flask.Response:
         moved = lifecycle.move(instance, found, Status.FAILED, reason=reason, exit_code=web.whole("exit_code"))
     else:
         web.invalid("state does not have a valid value")
-    if moved.status != state:  # It was cancelled, or came to its deadline, since this request began.
+    is_canceled = found.status is Status.CANCELING and moved.status is Status.CANCELED
+    if moved.status != state and not is_canceled:  # It came to its end since this request began.
         raise _not_running(moved)
     return web.answer("200", 200, headers)
 
@@ -164,9 +165,16 @@ def _take(instance: Instance, runner: Runner) -> Job | None:
             project = store.get(Project, job.project_id)
             if project is None or not _fits(runner, job) or _is_held(instance, job, project):
                 continue
-            store.change(job, runner_id=runner.id, token=mint("glcbt-64_"))
+            graceful = _has_feature("cancel_gracefully")
+            store.change(job, runner_id=runner.id, token=mint("glcbt-64_"), cancels_gracefully=graceful)
             return lifecycle.move(instance, job, Status.RUNNING)
     return None
+
+
+def _has_feature(name: str) -> bool:
+    info = web.parameters().get("info")
+    features = info.get("features") if isinstance(info, dict) else None
+    return isinstance(features, dict) and bool(features.get(name))
 
 
 def _fits(runner: Runner, job: Job) -> bool:

@@ -82,9 +82,14 @@ def retry(project: str, job: int) -> flask.Response:
 
 @blueprint.post("/projects/<key:project>/jobs/<int:job>/cancel")
 def cancel(project: str, job: int) -> flask.Response:
-    """Cancel a job; one that has finished stays as it is."""
+    """Cancel a job; one that has finished stays as it is. `force` ends one whose runner is still at it."""
     owner, found = _job(project, job, at_least=Level.DEVELOPER)
     _check_ref(owner, found)
+    if web.flag("force"):
+        web.project_for(project, at_least=Level.MAINTAINER)
+        if found.status is not Status.CANCELING:
+            raise web.APIError(422, {"message": "Job is not canceling"})
+        return web.answer(_shape(lifecycle.move(web.here(), found, Status.CANCELED)), 201)
     return web.answer(_shape(lifecycle.cancel_job(web.here(), found)), 201)
 
 
