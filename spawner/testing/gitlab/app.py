@@ -25,12 +25,26 @@ from spawner.testing.gitlab.rest import (
     registries,
     repositories,
     users,
+    writing,
 )
 
 if TYPE_CHECKING:
     from spawner.testing.gitlab.instance import Instance
 
-_REST = (users, projects, places, members, repositories, pipelines, jobs, mergerequests, hooks, badges, registries)
+_REST = (
+    users,
+    projects,
+    places,
+    members,
+    repositories,
+    pipelines,
+    jobs,
+    mergerequests,
+    hooks,
+    badges,
+    registries,
+    writing,
+)
 _PAGES = (control, oauth, githttp, lfs, jwtauth)
 
 

@@ -82,6 +82,12 @@ def register(
         return store.put(record), secret
 
 
+def renewed(instance: Instance, application: Application) -> tuple[Application, str]:
+    """Give an application another secret; the old one is good no more."""
+    secret = mint("gloas-")
+    return instance.store.change(application, secret_digest=digest(secret)), secret
+
+
 def issue_code(instance: Instance, user: User, wish: Wish) -> str:
     """Make an authorization code for a person who agreed."""
     secret = secrets.token_hex(32)

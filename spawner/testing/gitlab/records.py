@@ -410,13 +410,14 @@ class ProtectedBranch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Badge:
-    """A project badge."""
+    """A badge of a project or of a group: one of the two ids is set."""
 
     id: int
-    project_id: int
+    project_id: int | None
     name: str | None
     link_url: str
     image_url: str
+    group_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -322,6 +322,42 @@ def test_external_status(cast: Cast) -> None:
     assert found.commits.get(sha).statuses.list(name="image_build", get_all=True) == []
 
 
+def test_a_commit_made_through_the_api(cast: Cast) -> None:
+    """Files are created, changed and removed in one commit on a new branch, which gets a pipeline as a push would."""
+    project = _project(cast, "written")
+    cast.forge.commit(project, {"a": "a\n", "b": "b\n"}, "Begin.")
+    found = cast.client().projects.get(project.id)
+    actions = [
+        {"action": "create", "file_path": ".gitlab-ci.yml", "content": "image_build: {script: ['true']}\n"},
+        {"action": "update", "file_path": "a", "content": "changed\n"},
+        {"action": "delete", "file_path": "b"},
+    ]
+    made = found.commits.create(
+        {"branch": "side", "start_branch": "main", "commit_message": "Build.", "actions": actions}
+    )
+    assert cast.forge.wait_for_pipeline(project, made.id)["ref"] == "side"
+    assert sorted(row["path"] for row in found.repository_tree(ref="side")) == [".gitlab-ci.yml", "a"]
+    assert found.files.get("a", ref="side").decode() == b"changed\n"
+    with pytest.raises(GitlabCreateError) as caught:
+        found.commits.create({"branch": "side", "commit_message": "Again.", "actions": actions[:1]})
+    assert caught.value.response_code == 400
+    found.branches.delete("side")
+    assert [row.name for row in found.branches.list(get_all=True)] == ["main"]
+
+
+def test_badges_of_a_group(cast: Cast) -> None:
+    """An owner's badge of a group is one of each project in it, and says that it is the group's."""
+    path = f"club-{cast.owner.username}"
+    client = cast.client()
+    group = client.groups.get(cast.forge.add_group(path, owner=cast.owner))
+    project = client.projects.get(cast.forge.add_project(f"{path}/one", owner=cast.owner).id)
+    made = group.badges.create({"link_url": "https://a.example/%{project_path}", "image_url": "https://a.example/b"})
+    assert [(row.id, row.kind) for row in group.badges.list(get_all=True)] == [(made.id, "group")]
+    assert [(row.kind, row.rendered_link_url) for row in project.badges.list(get_all=True)] == [
+        ("group", f"https://a.example/{path}/one")
+    ]
+
+
 def test_badges(cast: Cast) -> None:
     """A badge's placeholders are filled in with the project's newest commit."""
     found = cast.client().projects.get(cast.project.id)

@@ -1,4 +1,4 @@
-"""Project badges: links with a picture, their placeholders filled in.
+"""Badges of projects and groups: links with a picture, their placeholders filled in.
 
 Source: https://docs.gitlab.com/user/project/badges/ (18.x).
 """
@@ -9,79 +9,99 @@ import re
 
 import flask
 
-from spawner.testing.gitlab import web
-from spawner.testing.gitlab.records import Badge, Level, Project
+from spawner.testing.gitlab import access, web
+from spawner.testing.gitlab.records import Badge, Group, Level, Project
 from spawner.testing.gitlab.rest import paging, shapes
+from spawner.testing.gitlab.rest.members import group_for
 
 blueprint = flask.Blueprint("badges", __name__)
 
 _PLACEHOLDER = re.compile(r"%\{(\w+)\}")
 
 
-@blueprint.get("/projects/<key:project>/badges")
-def listing(project: str) -> flask.Response:
-    """Answer a project's badges."""
-    found = web.project_for(project)
+@blueprint.get("/<any(projects,groups):source>/<key:key>/badges")
+def listing(source: str, key: str) -> flask.Response:
+    """Answer a place's badges; a project's begin with those of the groups above it."""
+    place = _place(source, key)
     name = web.text("name")
-    rows = web.here().store.all(Badge, lambda row: row.project_id == found.id and name in {None, row.name})
-    return paging.listed(rows, lambda row: _shape(found, row))
+    rows = [row for row in _rows(place) if name in {None, row.name}]
+    return paging.listed(rows, lambda row: _shape(place, row))
 
 
-@blueprint.get("/projects/<key:project>/badges/render")
-def render(project: str) -> flask.Response:
+@blueprint.get("/<any(projects,groups):source>/<key:key>/badges/render")
+def render(source: str, key: str) -> flask.Response:
     """Answer what a badge would look like."""
-    found = web.project_for(project, at_least=Level.MAINTAINER)
+    place = _place(source, key, changing=True)
     link_url, image_url = web.needed("link_url"), web.needed("image_url")
-    return web.answer(_rendered(found, link_url, image_url) | {"name": web.text("name")})
+    return web.answer(_rendered(place, link_url, image_url) | {"name": web.text("name")})
 
 
-@blueprint.post("/projects/<key:project>/badges")
-def create(project: str) -> flask.Response:
+@blueprint.post("/<any(projects,groups):source>/<key:key>/badges")
+def create(source: str, key: str) -> flask.Response:
     """Make a badge."""
-    found = web.project_for(project, at_least=Level.MAINTAINER)
+    place = _place(source, key, changing=True)
     link_url, image_url = _checked("link_url", web.needed("link_url")), _checked("image_url", web.needed("image_url"))
     with web.here().store as store:
         row = store.put(
             Badge(
                 id=store.next_id(Badge),
-                project_id=found.id,
+                project_id=place.id if isinstance(place, Project) else None,
+                group_id=place.id if isinstance(place, Group) else None,
                 name=web.text("name"),
                 link_url=link_url,
                 image_url=image_url,
             )
         )
-    return web.answer(_shape(found, row), 201)
+    return web.answer(_shape(place, row), 201)
 
 
-@blueprint.get("/projects/<key:project>/badges/<int:badge>")
-def one(project: str, badge: int) -> flask.Response:
+@blueprint.get("/<any(projects,groups):source>/<key:key>/badges/<int:badge>")
+def one(source: str, key: str, badge: int) -> flask.Response:
     """Answer a badge."""
-    found = web.project_for(project)
-    return web.answer(_shape(found, _badge(found, badge)))
+    place = _place(source, key)
+    return web.answer(_shape(place, _badge(place, badge)))
 
 
-@blueprint.put("/projects/<key:project>/badges/<int:badge>")
-def change(project: str, badge: int) -> flask.Response:
+@blueprint.put("/<any(projects,groups):source>/<key:key>/badges/<int:badge>")
+def change(source: str, key: str, badge: int) -> flask.Response:
     """Change a badge."""
-    found = web.project_for(project, at_least=Level.MAINTAINER)
-    row = _badge(found, badge)
+    place = _place(source, key, changing=True)
+    row = _badge(place, badge)
     given = {name: web.text(name) for name in ("name", "link_url", "image_url") if web.text(name)}
     for name in given.keys() & {"link_url", "image_url"}:
         _checked(name, given[name] or "")
-    return web.answer(_shape(found, web.here().store.change(row, **given)))
+    return web.answer(_shape(place, web.here().store.change(row, **given)))
 
 
-@blueprint.delete("/projects/<key:project>/badges/<int:badge>")
-def remove(project: str, badge: int) -> flask.Response:
+@blueprint.delete("/<any(projects,groups):source>/<key:key>/badges/<int:badge>")
+def remove(source: str, key: str, badge: int) -> flask.Response:
     """Remove a badge."""
-    found = web.project_for(project, at_least=Level.MAINTAINER)
-    web.here().store.drop(_badge(found, badge))
+    place = _place(source, key, changing=True)
+    web.here().store.drop(_badge(place, badge))
     return flask.Response(status=204)
 
 
-def _badge(project: Project, identifier: int) -> Badge:
+def _place(source: str, key: str, *, changing: bool = False) -> Project | Group:
+    """Return the project (a Maintainer changes its badges) or the group (an Owner does)."""
+    if source == "projects":
+        return web.project_for(key, at_least=Level.MAINTAINER if changing else Level.NONE)
+    return group_for(key, at_least=Level.OWNER if changing else Level.NONE)
+
+
+def _rows(place: Project | Group) -> list[Badge]:
+    store = web.here().store
+    if isinstance(place, Group):
+        return list(store.all(Badge, lambda row: row.group_id == place.id))
+    above = {group.id for group in access.groups_above(web.here(), place.path)}
+    return [
+        *store.all(Badge, lambda row: row.group_id in above),
+        *store.all(Badge, lambda row: row.project_id == place.id),
+    ]
+
+
+def _badge(place: Project | Group, identifier: int) -> Badge:
     row = web.here().store.get(Badge, identifier)
-    if row is None or row.project_id != project.id:
+    if row is None or place.id != (row.project_id if isinstance(place, Project) else row.group_id):
         web.not_found("Badge")
     return row
 
@@ -92,16 +112,30 @@ def _checked(name: str, url: str) -> str:
     return url
 
 
-def _shape(project: Project, row: Badge) -> shapes.Shape:
-    own: shapes.Shape = {"id": row.id, "name": row.name, "kind": "project"}
-    return own | _rendered(project, row.link_url, row.image_url)
+def _shape(place: Project | Group, row: Badge) -> shapes.Shape:
+    own: shapes.Shape = {"id": row.id, "name": row.name, "kind": "project" if row.group_id is None else "group"}
+    return own | _rendered(place, row.link_url, row.image_url)
 
 
-def _rendered(project: Project, link_url: str, image_url: str) -> shapes.Shape:
+def _rendered(place: Project | Group, link_url: str, image_url: str) -> shapes.Shape:
+    values = _values(place) if isinstance(place, Project) else {"group_name": place.path.rsplit("/", 1)[-1]}
+
+    def filled(url: str) -> str:
+        return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), url)
+
+    return {
+        "link_url": link_url,
+        "image_url": image_url,
+        "rendered_link_url": filled(link_url),
+        "rendered_image_url": filled(image_url),
+    }
+
+
+def _values(project: Project) -> dict[str, str]:
     instance = web.here()
     repository = instance.repository(project)
     tags = [ref.removeprefix("refs/tags/") for ref in repository.refs() if ref.startswith("refs/tags/")]
-    values = {
+    return {
         "project_path": project.path,
         "project_title": project.name,
         "project_name": project.path.rsplit("/", 1)[-1],
@@ -112,14 +146,4 @@ def _rendered(project: Project, link_url: str, image_url: str) -> shapes.Shape:
         "default_branch": project.default_branch,
         "commit_sha": repository.head(project.default_branch) or "",
         "latest_tag": tags[-1] if tags else "",
-    }
-
-    def filled(url: str) -> str:
-        return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), url)
-
-    return {
-        "link_url": link_url,
-        "image_url": image_url,
-        "rendered_link_url": filled(link_url),
-        "rendered_image_url": filled(image_url),
     }

@@ -28,6 +28,11 @@ blueprint = flask.Blueprint("projects", __name__)
 
 # Paid editions have it; it is kept, and shown only when it was set.
 _SWITCHES = frozenset(projectshape.DEFAULTS) | {"merge_pipelines_enabled"}
+# The registry's clean-up as GitLab makes it, before anybody switches it on.
+_POLICY: dict[str, object] = {
+    "cadence": "1d", "enabled": False, "keep_n": 10, "older_than": "90d",
+    "name_regex": ".*", "name_regex_keep": None, "next_run_at": None,
+}  # fmt: skip
 
 
 @blueprint.get("/projects")
@@ -258,6 +263,10 @@ def _visibility(default: Visibility) -> Visibility:
 def _changed(project: Project) -> Project:
     given = web.parameters()
     settings = {name: value for name, value in given.items() if name in _SWITCHES}
+    policy = given.get("container_expiration_policy_attributes")
+    if isinstance(policy, dict):
+        before = project.settings.get("container_expiration_policy")
+        settings["container_expiration_policy"] = {**(before if isinstance(before, dict) else _POLICY), **policy}
     description = given.get("description", project.description)
     name = str(given.get("name") or project.name)
     return replace(project, settings={**project.settings, **settings}, description=description, name=name)

@@ -130,7 +130,7 @@ def full(instance: Instance, project: Project, user: User | None) -> dict[str, o
         | {"self": api, "repo_branches": f"{api}/repository/branches"},
         "empty_repo": not instance.repository(project).refs(),
         "archived": project.archived,
-        "container_expiration_policy": None,
+        "container_expiration_policy": project.settings.get("container_expiration_policy"),
         "repository_object_format": "sha1",
         **switches,
         "jobs_enabled": switches["builds_access_level"] != "disabled",

@@ -156,6 +156,17 @@ def create_application() -> flask.Response:
     return web.answer(_application(made) | {"secret": secret}, 201)
 
 
+@blueprint.post("/applications/<int:application>/renew-secret")
+def renew_secret(application: int) -> flask.Response:
+    """Give an OAuth application a new secret (administrators), shown this once; the old one ends."""
+    web.administrator()
+    found = web.here().store.get(Application, application)
+    if found is None:
+        web.not_found()
+    changed, secret = oauth.renewed(web.here(), found)
+    return web.answer(_application(changed) | {"secret": secret}, 201)
+
+
 @blueprint.delete("/applications/<int:application>")
 def delete_application(application: int) -> flask.Response:
     """Remove an OAuth application (administrators)."""
