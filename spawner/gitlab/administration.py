@@ -128,10 +128,10 @@ class Administration:
             level = AccessLevel.NONE
         return Place.read(kind, body, level)
 
-    def projects_of(self, group: Place) -> Sequence[Place]:
-        """Return the projects of a group and its subgroups, archived ones left out, with the group's own level."""
+    def projects_of(self, group: Place) -> Sequence[str]:
+        """Return the paths of a group's projects and its subgroups', archived ones left out."""
         rows = self._list(f"{group.address}/projects", include_subgroups="true", archived="false", order_by="id")
-        return [Place.read(PlaceKind.PROJECT, row, group.level) for row in rows]
+        return [shapes.text(row, "path_with_namespace") for row in rows]
 
     def create_project(self, path: str) -> Place:
         """Make a private project at `namespace/name`; raises Conflict or Forbidden in GitLab's words."""

@@ -214,15 +214,21 @@ class Connecting:
     def _group(self, path: str) -> Iterator[Step]:
         group = self._site.place(PlaceKind.GROUP, path)
         yield from self._guarded(path, partial(self._badge, group, AccessLevel.OWNER))
-        projects = self._site.projects_of(group)
         try:
             yield from self._hook(group, AccessLevel.OWNER)
+            has_hook = True
         except (NotFound, Forbidden):  # group hooks are of paid plans
-            yield Step(thing=path, outcome=Outcome.KEPT, message="has no hooks of groups; each project gets its own")
-            for project in projects:
-                yield from self._guarded(project.path, partial(self._hook, project, AccessLevel.MAINTAINER))
-        for project in projects:
-            yield from self._guarded(project.path, partial(self._build_job, project))
+            yield self._kept(path, "has no hooks of groups; each project gets its own")
+            has_hook = False
+        for project in self._site.projects_of(group):
+            yield from self._guarded(project, partial(self._member, project, has_hook=has_hook))
+
+    def _member(self, path: str, *, has_hook: bool) -> Iterator[Step]:
+        """Give a group's project what the group could not give it."""
+        project = self._site.place(PlaceKind.PROJECT, path)
+        if not has_hook:
+            yield from self._hook(project, AccessLevel.MAINTAINER)
+        yield from self._build_job(project)
 
     def _project(self, path: str) -> Iterator[Step]:
         project = self._site.place(PlaceKind.PROJECT, path)
