@@ -220,11 +220,12 @@ class RedeemedBody(TypedDict):
 
 
 class PersonBody(TypedDict):
-    """Who the token or cookie belongs to."""
+    """Who the token or cookie belongs to. With a sign-in kept here, tokens of the spawner's own can launch."""
 
     username: str
     name: str
     is_admin: bool
+    has_sign_in: bool
 
 
 class RevisionBody(TypedDict):

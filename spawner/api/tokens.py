@@ -46,7 +46,12 @@ def revoke(token_id: str) -> Response:
 def person() -> Response:
     """Say who is asking."""
     user = current_caller().user
-    body: PersonBody = {"username": user.username, "name": user.name, "is_admin": user.is_admin}
+    body: PersonBody = {
+        "username": user.username,
+        "name": user.name,
+        "is_admin": user.is_admin,
+        "has_sign_in": bool(services().users.scopes(user.id)),
+    }
     return jsonify(body)
 
 

@@ -1,7 +1,7 @@
 """Signing in on the command line: a token is kept, looked at and forgotten.
 
-Promises: no token is ever an argument; a GitLab token is exchanged for one of the spawner's own, so that only that
-one is kept; the file is readable by its owner only.
+Promises: no token is ever an argument; a GitLab token is exchanged for one of the spawner's own where the person has
+signed in there, for one of those acts with that sign-in, and is kept itself otherwise; the file is its owner's alone.
 Must not know: anything of the server but its HTTP contract.
 """
 
@@ -36,11 +36,14 @@ def login_command(*, url: str, token_file: Path | None, as_json: bool) -> None:
     token = read_token(token_file) if token_file is not None else _ask(address)
     given = Connection(url=address, token=token)
     person = given.ask("GET", "/api/slipway/v1/person")
-    kept = keep(_own(given))
+    connection = _own(given) if person["has_sign_in"] else given
+    kept = keep(connection)
     if as_json:
         document({"url": address, "username": person["username"], "file": str(kept)})
-    else:
-        prose(f"Signed in to {address} as {person['username']}; the token is in {kept}.")
+        return
+    prose(f"Signed in to {address} as {person['username']}; the token is in {kept}.")
+    if connection is given and not _is_ours(token):
+        prose(f"It is GitLab's own token. Sign in at {address} once, then here again, to keep one of the spawner's.")
 
 
 def _ask(address: str) -> str:
@@ -52,12 +55,17 @@ def _ask(address: str) -> str:
 
 
 def _own(given: Connection) -> Connection:
-    """Exchange a GitLab token for one of ours; a token of ours is a JWT already and stays."""
-    if given.token.count(".") == 2:  # noqa: PLR2004 - header, claims, signature
+    """Exchange a GitLab token for one of ours; a token of ours stays."""
+    if _is_ours(given.token):
         return given
     body = {"name": f"command line on {socket.gethostname()}"[:100]}
     made = given.ask("POST", TOKENS, body=body)
     return Connection(url=given.url, token=str(made["token"]))
+
+
+def _is_ours(token: str) -> bool:
+    """Tell a token of the spawner's own, which is a JWT, from GitLab's."""
+    return token.count(".") == 2  # noqa: PLR2004 - header, claims, signature
 
 
 @click.command("logout")

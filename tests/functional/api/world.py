@@ -359,6 +359,12 @@ class World:
             self.forge.people[f"{prefix}-{username}"] = person
         return f"token-{username}"
 
+    def sign_in(self, username: str) -> None:
+        """Have a person signed in by browser."""
+        users = self.services.users
+        _, begun = users.begin_sign_in(redirect_uri=f"{PUBLIC_URL}/login/callback", return_to="/")
+        users.finish_sign_in(code=username, state=begun.state, sign_in=begun)
+
     def add_project(
         self, path: str = "grp/proj", *, members: Mapping[str, int], visibility: Visibility = Visibility.PRIVATE
     ) -> WorldProject:

@@ -182,8 +182,18 @@ def test_a_wrong_token_is_no_right(served: Served, run: Run, tmp_path: Path) -> 
     assert ended.code == ExitCode.NO_RIGHT
 
 
+def test_login_by_a_gitlab_token_can_launch(served: Served, run: Run, tmp_path: Path) -> None:
+    """Of somebody who never signed in, GitLab's token is kept: one of ours would have nothing to act with."""
+    (tmp_path / "token").write_text("token-ada")
+    told = run("login", served.url, "--token-file", str(tmp_path / "token"))
+    assert "GitLab's own token" in told.err
+    served.world.add_image()
+    assert run("launch", "grp/proj", "--json").code == ExitCode.DONE
+
+
 def test_login_keeps_a_token_of_ours(served: Served, run: Run, tmp_path: Path) -> None:
-    """A GitLab token is exchanged; what is kept is ours, private, good for later commands, and gone after logout."""
+    """Of somebody who has signed in it is exchanged; what is kept is ours, private, good, and gone after logout."""
+    served.world.sign_in("ada")
     (tmp_path / "token").write_text("token-ada")
     assert run("login", served.url, "--token-file", str(tmp_path / "token"), "--json").document["username"] == "ada"
     kept = configuration_file()
