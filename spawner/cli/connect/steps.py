@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from builder.starter import CI_FILE, CI_TEXT, REQUIREMENTS_FILE, REQUIREMENTS_TEXT
+from builder.transport import is_loopback
 from spawner.cli.connect.folder import SettingsFolder
 from spawner.cli.connect.ledger import Ledger, Thing, ThingKind
 from spawner.cli.connect.proposal import with_build_job
@@ -195,6 +197,9 @@ class Connecting:
         }
         if self._folder.has("client-secret"):
             wanted["SPAWNER_GITLAB__CLIENT_SECRET_FILE"] = str(self._folder.path / "client-secret")
+        parts = urlsplit(self._wish.public_url)
+        if is_loopback(parts.netloc) and parts.port:  # nothing stands in front: the spawner listens there itself
+            wanted["SPAWNER_HTTP__PORT"] = str(parts.port)
         if self._ca_file is not None:
             wanted["SPAWNER_GITLAB__CA_FILE"] = str(self._ca_file.absolute())
         added, other = self._folder.add(wanted)
