@@ -30,6 +30,7 @@ from spawner.ports import (
     ImageKind,
     Observation,
     Runtime,
+    TaskKind,
     Workload,
     WorkloadImage,
 )
@@ -85,7 +86,7 @@ class SessionSettings:
 
 
 class _LeaseLostError(Exception):
-    """Somebody else holds the session now; leave everything as it is."""
+    """Somebody else holds the session now, or has changed it; leave everything as it is."""
 
 
 class Reconciler:
@@ -132,6 +133,8 @@ class Reconciler:
             _log.error("session_does_not_settle", session=name)
         except _LeaseLostError:
             _log.info("lease_lost", session=name)
+            if self._sessions.give_up(claim):  # the row was changed under the lease, by who may have found it taken
+                self._dispatcher.soon(TaskKind.SESSION, name)
         except TemporaryError:
             raise
         except Exception:
@@ -245,15 +248,15 @@ class Reconciler:
                 self._images.watch(self.choice.subject(session))
                 return False
             case Action.START:
-                self._start(session, claim)
-                return True
+                return self._start(session, claim)
             case Action.STOP:
                 return self._stop(session)
             case Action.RELEASE:
                 self._release(session)
                 return False
 
-    def _start(self, session: Session, claim: Claim) -> None:
+    def _start(self, session: Session, claim: Claim) -> bool:
+        """Have the runtime start a workload; False where that was put off."""
         runtime = self._runtimes[session.runtime]
         try:
             workload = self._workload(session)
@@ -266,32 +269,33 @@ class Reconciler:
                     step = NewEvent(kind=EventKind.STEP, message=progress.message)
                     session = self._saved(replace(session, step=progress.message), (step,), claim)
                 if self._is_unwanted(session):
-                    return
+                    return True
             now = self._clock.now()
             self._saved(replace(session, launched_at=now, trouble=""), (), claim)
             metrics.LAUNCH_STAGE_SECONDS.labels(stage="pull").observe((now - session.phase_since).total_seconds())
         except TemporaryError as error:
-            self._hold(session, error, claim)
+            return self._hold(session, error, claim)
         except PermanentError as error:
             failed = machine.advance(session, Facts(failure=failure_of(error)), self._settings.rules, self._clock.now())
             after = self._save(session, failed, claim)
             for action in failed.actions:
                 self._perform(action, after, claim)
+        return True
 
-    def _hold(self, session: Session, error: TemporaryError, claim: Claim) -> None:
-        """Put a start off: the next look tries again, until the start budget is spent."""
+    def _hold(self, session: Session, error: TemporaryError, claim: Claim) -> bool:
+        """Put a start off, and return False: `due_at` brings the session back. True: its budget is spent."""
         now = self._clock.now()
         budget = timedelta(seconds=self._settings.rules.start_budget_seconds)
         if now >= session.phase_since + budget:
             failure = Failure(code="start_failed", message=error.message, remedy=error.remedy)
             step = machine.advance(session, Facts(failure=failure), self._settings.rules, now)
             self._save(session, step, claim)
-            return
+            return True
         due_at = now + timedelta(seconds=error.retry_after_seconds)
         later = replace(session, step=error.message, trouble=error.message, due_at=due_at)
         event = NewEvent(kind=EventKind.WARNING, message=error.message)
         self._saved(later, (event,) if session.trouble != error.message else (), claim)
-        raise _LeaseLostError  # let go: `due_at` brings the session back
+        return False
 
     def _saved(self, session: Session, events: Sequence[NewEvent], claim: Claim) -> Session:
         saved = self._sessions.save(session, events, claim)

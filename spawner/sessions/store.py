@@ -92,6 +92,10 @@ class SessionStore(Protocol):
         """Give the lease back; False when a wake-up came since, so that the holder goes round again."""
         ...
 
+    def give_up(self, claim: Claim) -> bool:
+        """Give the lease back whoever came meanwhile, who then has to be served; False when it was lost."""
+        ...
+
     def save(self, session: Session, events: Sequence[NewEvent], claim: Claim) -> Session | None:
         """Write all but the people's columns where `version` and lease still stand; None when they do not."""
         ...

@@ -130,6 +130,12 @@ class SessionRows(WorkloadRows, CleanupRows):
         with writing(self._engine) as connection:
             return connection.execute(statements.RELEASE, held).rowcount == 1
 
+    def give_up(self, claim: Claim) -> bool:
+        """Give the lease back whoever came meanwhile, who then has to be served; False when it was lost."""
+        statement = update(_sessions).where(*_held(claim)).values(holder=None, claimed_until=None)
+        with writing(self._engine) as connection:
+            return connection.execute(statement).rowcount == 1
+
     def save(self, session: Session, events: Sequence[NewEvent], claim: Claim) -> Session | None:
         """Write all but the people's columns where `version` and lease still stand; None when they do not.
 

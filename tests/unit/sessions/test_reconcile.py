@@ -1,30 +1,28 @@
 """What a reconciler does where nobody foresaw what happens.
 
 Covered: a launch that a defect keeps from getting on, a session that got on, a start that is put off again and again,
-what an event of a build tells.
+the lease after it, what an event of a build tells.
 Left out: every foreseen way (the machine's table, the ladder's scenarios, the kill matrix).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from sqlalchemy import update
 
 from spawner.errors import ForgeUnavailable, RuntimeUnavailable
 from spawner.images.model import Build
 from spawner.images.model import Facts as ImageFacts
 from spawner.images.service import ImageSettings
 from spawner.names import SessionName
-from spawner.ports import AccessLevel, Health, ImageKind, JobStatus, Observation, Progress, State, Workload
+from spawner.ports import AccessLevel, Health, ImageKind, JobStatus, Observation, Progress, State, TaskKind, Workload
 from spawner.sessions.checkout import CheckoutPlan
 from spawner.sessions.model import EventKind, Phase, Session
 from spawner.sessions.options import ResourceClass
 from spawner.sessions.reconcile import DEFECTS_LIMIT, Reconciler, SessionSettings
-from spawner.store import tables
-from spawner.store.engine import open_engine, writing
+from spawner.store.engine import open_engine
 from spawner.store.sessions import SessionRows
 from tests.unit.images.test_ordering import job
 from tests.unit.sessions.test_machine import session
@@ -52,6 +50,8 @@ class World:
     announced: list[str] = field(default_factory=list)
     build: Build | None = None
     level: int | None = None
+    meanwhile: Callable[[], None] = lambda: None  # what happens while a start is under way
+    asked_for: list[tuple[TaskKind, str]] = field(default_factory=list)
 
     def now(self) -> datetime:
         return self.at
@@ -59,6 +59,7 @@ class World:
     def start(self, workload: Workload) -> Iterator[Progress]:
         del workload
         yield Progress(message="Preparing.", state={"step": 1})
+        self.meanwhile()
         raise RuntimeUnavailable("The machine is full.")
 
     def observe(self, states: Sequence[State]) -> Sequence[Observation]:
@@ -92,6 +93,9 @@ class World:
         if self.level is None:
             raise ForgeUnavailable("502")
         return self.level
+
+    def soon(self, kind: TaskKind, subject: str) -> None:
+        self.asked_for.append((kind, subject))
 
     def announce(self, name: SessionName) -> None:
         self.announced.append(name)
@@ -169,18 +173,43 @@ def test_another_phase_counts_anew(reconciler: Reconciler, rows: SessionRows) ->
     assert after.phase is Phase.WAITING
 
 
-def test_a_start_that_is_put_off_says_why_once(reconciler: Reconciler, rows: SessionRows, sqlite_url: str) -> None:
+def test_a_start_that_is_put_off_says_why_once(reconciler: Reconciler, rows: SessionRows) -> None:
     """However often a start is tried again, its trouble is one warning, and its step is what is wrong."""
     rows.add(session(Phase.STARTING, workload=None, launched_at=None), [])
 
     for _ in range(3):
         reconciler.reconcile(NAME)
-        free(sqlite_url)
 
     warnings = [event.message for event in rows.events(NAME, after=0) if event.kind is EventKind.WARNING]
     after = rows.get(NAME)
     assert after is not None
     assert (warnings, after.step) == (["The machine is full."], "The machine is full.")
+
+
+def test_a_start_that_is_put_off_is_let_go(reconciler: Reconciler, rows: SessionRows) -> None:
+    """Whoever comes after a start was put off can look at once."""
+    rows.add(session(Phase.STARTING, workload=None, launched_at=None), [])
+
+    reconciler.reconcile(NAME)
+
+    assert rows.claim(NAME, holder="other", seconds=4) is not None
+
+
+def test_a_session_changed_under_its_holder_is_let_go(reconciler: Reconciler, rows: SessionRows, world: World) -> None:
+    """A holder whose session another process changes lets go of it at once, and asks for another look."""
+    rows.add(session(Phase.STARTING, workload=None, launched_at=None), [])
+
+    def change() -> None:
+        found = rows.get(NAME)
+        assert found is not None
+        rows.ask(found, found.request)
+
+    world.meanwhile = change
+
+    reconciler.reconcile(NAME)
+
+    assert rows.claim(NAME, holder="other", seconds=4) is not None
+    assert world.asked_for == [(TaskKind.SESSION, NAME)]
 
 
 NO_PIPELINE = Build(
@@ -209,11 +238,3 @@ def test_a_wait_says_what_the_build_does_and_what_may_be_done(
 
     events = [event for event in rows.events(NAME, after=0) if event.kind is EventKind.BUILD]
     assert [dict(event.data) for event in events] == [{"status": status, "can_build_now": is_offered}]
-
-
-def free(url: str) -> None:
-    """Let go of every lease, as time would."""
-    engine = open_engine(url)
-    with writing(engine) as connection:
-        connection.execute(update(tables.sessions).values(claimed_until=None))
-    engine.dispose()
