@@ -23,6 +23,9 @@ M = TypeVar("M", bound=BaseModel)
 # The database keeps no control characters, and neither do names, URLs and arguments.
 Text = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# Where a session sends a browser that it has let in: below its own address. A browser reads a backslash as a slash.
+_LOCAL = r"^(/([^/\\\x00-\x1f\x7f][^\\\x00-\x1f\x7f]*)?)?$"
+LocalPath = Annotated[str, Field(max_length=1024, pattern=_LOCAL)]
 LONGEST_LOG_LINES = 100_000
 LARGEST_ID = 2**31 - 1  # of a column that both databases have
 
@@ -53,7 +56,7 @@ class ServerOptionsBody(_Strict):
     mem_request: float | Text | None = None
     disk_request: float | Text | None = None
     gpu_request: int | None = Field(default=None, ge=0, le=LARGEST_ID)
-    default_url: Text | None = Field(default=None, alias="defaultUrl")
+    default_url: LocalPath | None = Field(default=None, alias="defaultUrl")
     lfs_auto_fetch: bool | None = None
 
 
@@ -69,7 +72,7 @@ class LaunchBody(_Strict):
     resource_class_id: int | None = Field(default=None, ge=-LARGEST_ID, le=LARGEST_ID)
     storage: float | None = Field(default=1, ge=-LARGEST_ID, le=LARGEST_ID)
     server_options: ServerOptionsBody | None = Field(default=None, alias="serverOptions")
-    default_url: Text | None = None
+    default_url: LocalPath | None = None
     lfs_auto_fetch: bool | None = None
     environment_variables: dict[Name, Annotated[str, Field(max_length=32768, pattern=r"^[^\x00]*$")]] = {}
     cloudstorage: list[Any] | None = Field(default=None, max_length=0)
@@ -246,6 +249,8 @@ def _faults(error: ValidationError) -> Iterator[tuple[str, str]]:
             parts = [*parts[:2], "key" if parts[-1] == "[key]" else "value"]
         if fault["input"] is None and fault["type"] != "missing":
             sentence = "Field may not be null."
+        elif fault.get("ctx", {}).get("pattern") == _LOCAL:
+            sentence = "Not a path, which begins with one slash."
         else:
             sentence = _SENTENCES.get(fault["type"], fault["msg"].rstrip(".") + ".")
         yield ".".join(parts)[:256], sentence

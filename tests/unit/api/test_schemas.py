@@ -76,8 +76,32 @@ def test_detail(body: object, detail: str) -> None:
     assert detail == caught.value.detail
 
 
+@pytest.mark.parametrize("field", ["default_url", "defaultUrl"])
 @pytest.mark.parametrize(
-    "extra", [{}, {"cloudstorage": None}, {"cloudstorage": []}, {"user_secrets": None}, {"image": None}]
+    "url", ["//evil.test", "/\\evil.test", "\\\\evil.test", "http://evil", "lab", "/\t/evil.test", "/lab\n", "/\x7f"]
+)
+def test_no_way_out(field: str, url: str) -> None:
+    """A session never opens at an address of another server: its default one is a path, in every spelling."""
+    body = {**LEAST, "default_url": url} if field == "default_url" else {**LEAST, "serverOptions": {"defaultUrl": url}}
+    where = "default_url" if field == "default_url" else "serverOptions.defaultUrl"
+    with pytest.raises(FieldErrors) as caught:
+        _read(body)
+    assert caught.value.detail == f"Field '{where}' has errors: Not a path, which begins with one slash."
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"cloudstorage": None},
+        {"cloudstorage": []},
+        {"user_secrets": None},
+        {"image": None},
+        {"default_url": None},
+        {"default_url": ""},
+        {"default_url": "/"},
+        {"default_url": "/lab/tree/a b//ä%20.ipynb?x=//y#z"},
+    ],
 )
 def test_accepted(extra: dict[str, object]) -> None:
     """What the published clients send is accepted."""
