@@ -95,10 +95,11 @@ class Acceptance:
         """Return the caller's session of a place, or None; whatever the project and the person were called before."""
         return self._of(caller, place.project.id, place.branch, place.commit.sha)
 
-    def again(self, caller: Caller, session: Session) -> Session:
-        """Launch the caller's failed session as it was last asked for, with the rights that they have now."""
+    def again(self, caller: Caller, session: Session, request: LaunchRequest) -> Session:
+        """Launch the caller's session anew, its project by id, as `request` asks and with the rights they have now."""
+        request = self._checked(request)
         place = self.preview(caller, Named(project=session.project_id, sha=session.sha, branch=session.branch))
-        return self._launch_at(caller, place, session.request, self.find(caller, place))[0]
+        return self._launch_at(caller, place, request, self.find(caller, place))[0]
 
     def _launch_at(
         self, caller: Caller, place: Place, request: LaunchRequest, kept: Session | None

@@ -123,6 +123,10 @@ class SessionService:
         with metrics.LAUNCH_STAGE_SECONDS.labels(stage="accept").time():
             return self._acceptance.launch(caller, command)
 
+    def again(self, caller: Caller, session: Session, request: LaunchRequest) -> Session:
+        """Launch the caller's session anew as `request` asks, whatever its project is called now."""
+        return self._acceptance.again(caller, session, request)
+
     def preview(self, caller: Caller, named: Named) -> Place:
         """Return what a launch of `named` would launch, without launching it."""
         return self._acceptance.preview(caller, named)
@@ -285,9 +289,8 @@ class SessionService:
                 )
             resources(chosen, storage_bytes=round(session.request.storage_gigabytes * GIGABYTE))
             session = self._asked(session, replace(session.request, resource_class_id=resource_class_id))
-        return (
-            self._acceptance.again(caller, session) if state == "running" and session.phase is Phase.FAILED else session
-        )
+        is_again = state == "running" and session.phase is Phase.FAILED
+        return self.again(caller, session, session.request) if is_again else session
 
     def _asked(self, session: Session, request: LaunchRequest) -> Session:
         """Change what a session is started with the next time."""

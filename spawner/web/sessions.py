@@ -20,7 +20,6 @@ from spawner.images.log import failing_lines
 from spawner.images.model import BuildPolicy, FallbackPolicy
 from spawner.names import SessionName
 from spawner.sessions.model import Event, EventKind, Phase, Session, since_launch
-from spawner.sessions.service import LaunchCommand
 from spawner.users.model import Caller
 from spawner.web.words import STARTING_PHASES, stages
 
@@ -127,10 +126,8 @@ def retry(name: str) -> BaseResponse:
         wanted = replace(wanted, fallback=FallbackPolicy(request.form.get("fallback", "")))
     with suppress(ValueError):
         wanted = replace(wanted, build=BuildPolicy(request.form.get("build", "")))
-    command = LaunchCommand(project=session.project_path, sha=session.sha, branch=session.branch, request=wanted)
     admit_launch(caller)
-    again, _is_new = services().sessions.launch(caller, command)
-    return _back(again.name)
+    return _back(services().sessions.again(caller, session, wanted).name)
 
 
 def open_(name: str) -> BaseResponse:

@@ -373,6 +373,24 @@ def test_failed_page(world: World, browser: FlaskClient, ada: FlaskClient) -> No
     world.until(lambda: "Running" in browser.get(f"/sessions/{name}", headers=HTML).text)
 
 
+def test_retry_of_a_project_that_moved(world: World, browser: FlaskClient, ada: FlaskClient) -> None:
+    """Launching again is of the session's own project, also after another one took its path."""
+    world.add_job(world.forge.projects[42], JobStatus.FAILED, log=b"error\n")
+    name = launch(ada, fallback="fail")["name"]
+    world.until(lambda: "Failed" in browser.get(f"/sessions/{name}", headers=HTML).text)
+    world.settle(SessionName(name))
+    world.move_project(world.forge.projects[42], "other/proj")
+    world.add_project("grp/proj", members={"ada": AccessLevel.DEVELOPER})
+
+    form = {"csrf_token": token_of(browser), "fallback": "default"}
+    answer = browser.post(f"/sessions/{name}/retry", data=form, headers=ORIGIN)
+
+    assert (303, f"/sessions/{name}") == (answer.status_code, answer.headers["Location"])
+    again = world.rows.get(SessionName(name))
+    assert again is not None
+    assert (again.project_id, again.project_path, again.generation) == (42, "other/proj", 2)
+
+
 def test_stop(world: World, browser: FlaskClient, ada: FlaskClient) -> None:
     """The page stops a session, and keeps its history."""
     name = run(world, ada)["name"]
