@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -222,7 +223,7 @@ class SessionStream:
 
 
 class PersonStream:
-    """One viewer of all of a person's sessions; the cursor holds one number per session."""
+    """One viewer of all of a person's sessions; the cursor holds one number per session that has not long been gone."""
 
     def __init__(self, carried: Edge, caller: Caller) -> None:
         self._services = carried.services
@@ -258,15 +259,22 @@ class PersonStream:
         question = ("heads", self._caller.user.id)
         try:
             heads = self._looks.once(question, lambda: sessions.heads(self._caller), is_fresh=is_announced) or {}
-            behind = {name: self._cursors.setdefault(name, 0) for name, head in heads.items()}
-            behind = {name: seen for name, seen in behind.items() if heads[name] > seen}
-            return sessions.events_of(behind) if behind else ()
+            self._cursors = {name: self._cursors.get(name, 0) for name in heads}
+            behind = {name: seen for name, seen in self._cursors.items() if heads[name] > seen}
+            return _this_life(sessions.events_of(behind), behind) if behind else ()
         except SpawnerError:  # the database was away for a moment: the next look is 2 s off
             return ()
 
     def _cursor(self) -> str:
         text = ",".join(f"{name}:{event}" for name, event in self._cursors.items())
         return text if len(text) <= CURSOR_LIMIT else ""
+
+
+def _this_life(events: Sequence[Event], behind: Mapping[SessionName, int]) -> Sequence[Event]:
+    """Leave out the lives before the last launch of a session that the viewer does not know, or knows no more."""
+    by_session = groupby(events, key=lambda event: event.session)  # in that order they come
+    lives = (list(found) if behind[name] else since_launch(list(found)) for name, found in by_session)
+    return [event for life in lives for event in life]
 
 
 def parse_cursors(text: str | None) -> dict[SessionName, int] | None:

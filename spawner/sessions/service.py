@@ -8,7 +8,7 @@ Must not know: HTTP, the database, any runtime's or GitLab's shapes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import urlencode, urlsplit
 
 from spawner import metrics
@@ -54,6 +54,7 @@ from spawner.users.service import UserService
 __all__ = ["LaunchCommand", "Opened", "SessionService"]
 
 DUE_LIMIT = 200
+TOLD_WHEN_GONE_FOR = timedelta(hours=1)  # a guess: longer than a viewer is away and comes back to the same page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +176,8 @@ class SessionService:
         return self._sessions.events(name, after=after)
 
     def heads(self, caller: Caller) -> Mapping[SessionName, int]:
-        """Return the newest event id of each of the caller's sessions."""
-        return self._sessions.heads(caller.user.id)
+        """Return the newest event id of each of the caller's sessions, but those that ended long ago."""
+        return self._sessions.heads(caller.user.id, gone_since=self._clock.now() - TOLD_WHEN_GONE_FOR)
 
     def events_of(self, cursors: Mapping[SessionName, int]) -> Sequence[Event]:
         """Return the events of sessions whose right to see was checked, each after its own cursor."""

@@ -139,8 +139,8 @@ class SessionStore(Protocol):
         """Return events of many sessions, each after its own cursor, in one query."""
         ...
 
-    def heads(self, user_id: UserId) -> Mapping[SessionName, int]:
-        """Return the newest event id of each of a person's sessions."""
+    def heads(self, user_id: UserId, *, gone_since: datetime) -> Mapping[SessionName, int]:
+        """Return the newest event id of each of a person's sessions; of those gone, only if since that time."""
         ...
 
     def put_workload(self, row: WorkloadRow) -> None:

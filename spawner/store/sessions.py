@@ -305,9 +305,10 @@ class SessionRows(WorkloadRows, CleanupRows):
             rows = connection.execute(statement).mappings().all()
         return [mapping.event_from_columns(dict(row)) for row in rows]
 
-    def heads(self, user_id: UserId) -> Mapping[SessionName, int]:
-        """Return the newest event id of each of a person's sessions."""
-        statement = select(_sessions.c.name, _sessions.c.events).where(_sessions.c.user_id == user_id)
+    def heads(self, user_id: UserId, *, gone_since: datetime) -> Mapping[SessionName, int]:
+        """Return the newest event id of each of a person's sessions; of those gone, only if since that time."""
+        is_told = or_(_sessions.c.is_gone.is_(False), _sessions.c.phase_since >= gone_since)
+        statement = select(_sessions.c.name, _sessions.c.events).where(_sessions.c.user_id == user_id, is_told)
         with reading(self._engine) as connection:
             return {SessionName(row.name): row.events for row in connection.execute(statement)}
 

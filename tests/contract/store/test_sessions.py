@@ -77,7 +77,7 @@ def test_unknown(sessions: SessionRows) -> None:
     assert (
         sessions.events(missing, after=0),
         sessions.events_of({missing: 0}),
-        sessions.heads(UserId("nobody")),
+        sessions.heads(UserId("nobody"), gone_since=AT),
         sessions.events_of({}),
     ) == ([], [], {}, [])
 
@@ -215,11 +215,13 @@ def test_events_of_many(sessions: SessionRows) -> None:
 
 
 def test_heads(sessions: SessionRows) -> None:
-    """Heads are of one person's sessions, ended ones too."""
-    sessions.add(named("a"), [event("one"), event("two")])
-    sessions.add(named("b", phase=Phase.GONE), [])
+    """Heads are of one person's sessions, those that ended lately too."""
+    sessions.add(named("a", phase_since=at(-9)), [event("one"), event("two")])
+    sessions.add(named("b", phase=Phase.GONE, phase_since=at(0)), [])
+    sessions.add(named("before", phase=Phase.GONE, phase_since=at(-1)), [event("one")])
+    sessions.add(named("failed", phase=Phase.FAILED, phase_since=at(-1)), [event("one")])
     sessions.add(named("c", user_id=UserId("user-eve")), [event("one")])
-    assert sessions.heads(PLAIN.user_id) == {"a": 2, "b": 0}
+    assert sessions.heads(PLAIN.user_id, gone_since=at(0)) == {"a": 2, "b": 0, "failed": 1}
 
 
 def test_due(sessions: SessionRows) -> None:

@@ -9,18 +9,22 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from spawner.errors import ForgeUnavailable
-from spawner.names import SessionName
+from spawner.names import CommitSha, SessionName
 from spawner.ports import JobStatus
+from spawner.sessions.model import EventKind, NewEvent, Phase, Target
 from tests.functional.api.conftest import client_of
 from tests.functional.api.test_servers import BODY, launch, run
 from tests.functional.api.world import OLD_SHA, SHA, World
+
+ACCEPTED = NewEvent(kind=EventKind.PHASE, message="Accepted.")
 
 
 @dataclass(frozen=True)
@@ -242,6 +246,28 @@ def test_person(world: World, ada: FlaskClient) -> None:
     again.close()
     assert {first, second} >= {frame.data["session"] for frame in replayed}
     assert replayed[0].data["message"] == "Accepted."
+
+
+def test_person_with_a_long_history(world: World, ada: FlaskClient) -> None:
+    """A person's stream resumes however many sessions they once had; one launched again is told from its launch on."""
+    first = launch(ada)
+    row = world.rows.get(SessionName(first["name"]))
+    assert row is not None
+    long_ago = world.clock.now() - timedelta(hours=2)
+    old = replace(row, phase=Phase.GONE, target=Target.GONE, phase_since=long_ago, due_at=None, sha=CommitSha("b" * 40))
+    for number in range(300):
+        world.rows.add(replace(old, name=SessionName(f"ada-proj-of-long-ago-{number}")), [ACCEPTED])
+
+    stream = ada.get("/api/slipway/v1/events", headers={"Last-Event-ID": f"{first['name']}:0"})
+    told = read(stream.iter_encoded())
+    assert next(told).id == f"{first['name']}:1"
+    again = world.rows.get(SessionName("ada-proj-of-long-ago-7"))
+    assert again is not None
+    begun = replace(again, phase=Phase.NEW, target=Target.RUNNING, generation=2)
+    assert world.rows.relaunch(begun, [replace(ACCEPTED, message="Anew.")]) is not None
+    found = next(frame for frame in told if frame.data["session"] == again.name)
+    stream.close()
+    assert found.data["message"] == "Anew."
 
 
 def test_person_sees_no_others(world: World, ada: FlaskClient, bob: FlaskClient) -> None:

@@ -230,7 +230,7 @@ QUERIES: dict[str, Callable[[SessionRows, BuildRows], object]] = {
     "some": lambda rows, _: rows.some([PLAIN.name, SessionName("b")]),
     "some builds": lambda _, builds: builds.some(["b", "c"]),
     "interested in": lambda rows, _: rows.interested_in("b", limit=9),
-    "heads": lambda rows, _: rows.heads(PLAIN.user_id),
+    "heads": lambda rows, _: rows.heads(PLAIN.user_id, gone_since=datetime.now(UTC)),
     "events": lambda rows, _: rows.events(PLAIN.name, after=3),
     "events of many": lambda rows, _: rows.events_of({PLAIN.name: 0, SessionName("b"): 1}),
     "retained": lambda rows, _: rows.retained(datetime.now(UTC), limit=10),
