@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 import structlog
 
 from spawner.errors import TemporaryError
-from spawner.names import SessionName, WorkloadName
+from spawner.names import WorkloadName
 from spawner.ports import Clock, Owned, Runtime
-from spawner.sessions.model import ENDED, Phase
+from spawner.sessions.model import ENDED, Phase, Session
 from spawner.sessions.store import SessionStore
 
 _log = structlog.get_logger()
@@ -114,23 +114,22 @@ class Inventory:
         return _Look(owned=owned, strays=strays)
 
     def _strays(self, runtime: str, owned: Mapping[WorkloadName, Owned]) -> list[Stray]:
-        known = {name: self._sessions.workload(name) is not None for name in owned}
-        found = [name for name in owned if not (known[name] and self._is_served(name))]
+        owners = self._sessions.owners(list(owned))
+        found = [name for name in owned if not _serves(name, owners.get(name))]
         first_seen = self._sessions.strays_seen(runtime, found, self._clock.now())
         for name in found:
-            if not known[name]:
+            if name not in owners:
                 _log.warning("stray_found", workload=name, since=first_seen[name].isoformat())
         return [
-            Stray(runtime=runtime, owned=owned[name], is_known=known[name], first_seen_at=first_seen[name])
+            Stray(runtime=runtime, owned=owned[name], is_known=name in owners, first_seen_at=first_seen[name])
             for name in found
         ]
 
-    def _is_served(self, workload: WorkloadName) -> bool:
-        """Say whether a session is, or is being, served by a workload; one that is stopping is its session's care."""
-        row = self._sessions.workload(workload)
-        session = self._sessions.get(SessionName(row.owner_name)) if row is not None else None
-        if session is None:
-            return False
-        is_current = session.workload == workload
-        is_settled = session.phase in ENDED and session.due_at is None
-        return (is_current and not is_settled) or session.phase is Phase.STOPPING
+
+def _serves(workload: WorkloadName, session: Session | None) -> bool:
+    """Say whether a workload serves, or is made to serve, a session; one that is stopping is its session's care."""
+    if session is None:
+        return False
+    is_current = session.workload == workload
+    is_settled = session.phase in ENDED and session.due_at is None
+    return (is_current and not is_settled) or session.phase is Phase.STOPPING

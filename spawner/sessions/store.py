@@ -155,6 +155,10 @@ class SessionStore(Protocol):
         """Return every workload row of this instance."""
         ...
 
+    def owners(self, names: Sequence[WorkloadName]) -> Mapping[WorkloadName, Session | None]:
+        """Return the session of each known workload of these names in one query; None where it is of no session."""
+        ...
+
     def outlived(self, *, limit: int) -> Sequence[WorkloadRow]:
         """Return workloads of sessions that have gone on to another."""
         ...

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, delete, select, update
 
 from spawner.names import SessionName, WorkloadName
 from spawner.ports import Clock, Health, Observation, State
-from spawner.sessions.model import WorkloadRow
+from spawner.sessions.model import Session, WorkloadRow
 from spawner.store import mapping, tables
 from spawner.store.engine import reading, writing
 from spawner.store.upsert import upsert
@@ -70,6 +70,21 @@ class WorkloadRows:
         with reading(self._engine) as connection:
             rows = connection.execute(select(_workloads).order_by(_workloads.c.name)).mappings().all()
         return [mapping.workload_from_columns(dict(row)) for row in rows]
+
+    def owners(self, names: Sequence[WorkloadName]) -> Mapping[WorkloadName, Session | None]:
+        """Return the session of each known workload of these names in one query; None where it is of no session."""
+        is_owner = (_workloads.c.owner_kind == SESSION_OWNER) & (_workloads.c.owner_name == _sessions.c.name)
+        statement = (
+            select(_workloads.c.name.label("owned"), _sessions)
+            .join_from(_workloads, _sessions, is_owner, isouter=True)
+            .where(_workloads.c.name.in_(names))
+        )
+        with reading(self._engine) as connection:
+            rows = [dict(row) for row in connection.execute(statement).mappings()]
+        return {
+            WorkloadName(row.pop("owned")): None if row["name"] is None else mapping.session_from_columns(row)
+            for row in rows
+        }
 
     def outlived(self, *, limit: int) -> Sequence[WorkloadRow]:
         """Return workloads of sessions that have gone on to another, by name."""

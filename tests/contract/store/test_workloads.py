@@ -58,6 +58,20 @@ def test_outlived(sessions: SessionRows) -> None:
     assert sessions.observation(WorkloadName("before")) is None
 
 
+def test_owners(sessions: SessionRows) -> None:
+    """Each known workload comes with its session, one of a session that is not there or of another owner without."""
+    sessions.add(PLAIN, [])
+    owners = {"now": ("session", PLAIN.name), "lost": ("session", "nobody"), "pooled": ("pool", PLAIN.name)}
+    for name, (kind, owner) in owners.items():
+        sessions.put_workload(replace(ROW, name=WorkloadName(name), owner_kind=kind, owner_name=owner))
+    sessions.put_workload(replace(ROW, name=WorkloadName("not asked for")))
+
+    found = sessions.owners([WorkloadName(name) for name in (*owners, "unknown")])
+
+    assert found == {"now": PLAIN, "lost": None, "pooled": None}
+    assert sessions.owners([]) == {}
+
+
 def test_strays(sessions: SessionRows) -> None:
     """A stray keeps the time it was first seen, each site its own, until it is not there any more."""
     one, two = WorkloadName("one"), WorkloadName("two")

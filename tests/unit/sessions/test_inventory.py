@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import Engine, event
 
 from spawner.errors import RuntimeUnavailable
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
@@ -65,7 +66,9 @@ def workload(name: str) -> Workload:
 class World:
     """An inventory over a real database and a runtime in memory."""
 
-    def __init__(self, sessions: SessionRows) -> None:
+    def __init__(self, engine: Engine) -> None:
+        sessions = SessionRows(engine, Clock())
+        self.engine = engine
         self.clock = Clock()
         self.runtime = FakeRuntime(name="standalone")
         self.sessions = sessions
@@ -105,7 +108,7 @@ class World:
 def world(sqlite_url: str) -> Iterator[World]:
     """An empty world."""
     engine = open_engine(sqlite_url)
-    yield World(SessionRows(engine, Clock()))
+    yield World(engine)
     engine.dispose()
 
 
@@ -127,6 +130,31 @@ def test_what_its_session_left_behind_is_ended_at_once(world: World, phase: Phas
     world.know("w", phase=phase, current=current)
 
     assert (world.swept(), world.running()) == (["w"], set())
+
+
+def test_a_sweep_reads_in_bulk(world: World) -> None:
+    """However many workloads run, a sweep asks the database as often."""
+
+    def queries() -> int:
+        asked: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            asked.append(statement)
+
+        event.listen(world.engine, "before_cursor_execute", note)
+        world.swept()
+        event.remove(world.engine, "before_cursor_execute", note)
+        return len(asked)
+
+    for number in range(2):
+        world.run(f"w{number}")
+        world.know(f"w{number}", phase=Phase.RUNNING)
+    few = queries()
+    for number in range(2, 20):
+        world.run(f"w{number}")
+        world.know(f"w{number}", phase=Phase.RUNNING)
+
+    assert queries() == few
 
 
 def test_what_the_database_never_knew_is_reported_for_a_day(world: World) -> None:
