@@ -546,6 +546,15 @@ class PreparesImages(Protocol):
         ...
 
 
+class SetsVariables(Protocol):
+    """An ability of runtimes that set variables of a session themselves, so that a launch cannot."""
+
+    @property
+    def own_variables(self) -> frozenset[str]:
+        """The names of those variables."""
+        ...
+
+
 class AdmitsPeople(Protocol):
     """An ability of runtimes that cannot separate people from each other."""
 

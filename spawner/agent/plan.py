@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+MARKER = "SLIPWAY_WORKLOAD"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
@@ -112,7 +114,7 @@ class Plan:
     @property
     def marker(self) -> str:
         """What every process of this workload carries in its environment."""
-        return f"SLIPWAY_WORKLOAD={self.workload}"
+        return f"{MARKER}={self.workload}"
 
     def dump(self) -> str:
         """Return the plan as JSON."""

@@ -14,10 +14,15 @@ from pathlib import Path
 
 from spawner.agent.checkout import git_configuration
 from spawner.agent.files import write_json, write_whole
-from spawner.agent.plan import Plan
+from spawner.agent.plan import MARKER, Plan
 
 _INSIDE = Path(__file__).parent / "inside"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+OWN_VARIABLES = frozenset({
+    "PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "GIT_CONFIG_SYSTEM", "GIT_TERMINAL_PROMPT", "JUPYTER_PATH",
+    "JUPYTER_CONFIG_PATH", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_DIR", MARKER,
+})  # fmt: skip
+"""The variables that are the session's own, whatever a launch asks for."""
 
 
 def make_run_folder(plan: Plan) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from spawner.errors import Conflict, InvalidInput, NameTooLong, TemporaryError
+from spawner.errors import Conflict, EnvironmentOverridden, InvalidInput, NameTooLong, TemporaryError
 from spawner.images.reference import parse
 from spawner.images.service import ImageService
 from spawner.names import ProjectPath, SessionName, SessionSubject, safe_username, session_name, workspace_name
@@ -131,6 +131,13 @@ class Acceptance:
         if name not in self._runtimes:
             there = ", ".join(sorted(self._runtimes))
             raise InvalidInput(f"There is no runtime '{name}'.", remedy=f"Choose one of: {there}.", detail="runtime")
+        taken = sorted(getattr(self._runtimes[name], "own_variables", frozenset()) & request.environment.keys())
+        if taken:
+            raise EnvironmentOverridden(
+                f"The session sets {', '.join(taken)} itself.",
+                remedy="Launch without, or set it where it is used.",
+                detail="environment_variables",
+            )
         chosen = by_id(self._settings.classes, request.resource_class_id)
         resources(chosen, storage_bytes=round(request.storage_gigabytes * GIGABYTE))
         return request

@@ -1,10 +1,10 @@
 """The standalone runtime: sessions as processes of this machine, each under an agent of its own.
 
 For: a laptop, a demo, a server without containers; several people only where it runs as root.
-Promises: the ports `Runtime`, `KeepsWorkspaces`, `PreparesImages` and `AdmitsPeople`; `start` installs what must be
-installed, makes the agent and returns: cloning, starting and probing are the agent's; a spawner that restarts finds
-everything in records. Its state: {"runtime", "instance", "workload", "generation", "session", "workspace",
-"environment", "listen_host", "public_host", "port" (None until bound), "pid" (None until made)}.
+Promises: the ports `Runtime`, `KeepsWorkspaces`, `PreparesImages`, `SetsVariables` and `AdmitsPeople`; `start` installs
+what must be installed, makes the agent and returns: cloning, starting and probing are the agent's; a spawner that
+restarts finds everything in records. Its state: {"runtime", "instance", "workload", "generation", "session",
+"workspace", "environment", "listen_host", "public_host", "port" (None until bound), "pid" (None until made)}.
 Must not know: settings, HTTP, the database.
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 from spawner.agent import processes
 from spawner.agent.output import last_lines
 from spawner.agent.plan import EnvironmentPlan, Plan
+from spawner.agent.prepare import OWN_VARIABLES
 from spawner.errors import LaunchRefused, RuntimeUnavailable
 from spawner.names import UserId, WorkloadName
 from spawner.ports import (
@@ -75,6 +76,11 @@ class StandaloneRuntime:
     def image_kinds(self) -> frozenset[ImageKind]:
         """Environments only."""
         return frozenset({ImageKind.ENVIRONMENT})
+
+    @property
+    def own_variables(self) -> frozenset[str]:
+        """What the agent sets."""
+        return OWN_VARIABLES
 
     # ------------------------------------------------------------ start
 

@@ -84,6 +84,17 @@ def test_launch(world: World, change: dict[str, object], status: int) -> None:
     assert answer.status_code == status, answer.text
 
 
+def test_variables_of_the_session(world: World) -> None:
+    """A variable that the session sets itself is refused with the contract's code, others are kept."""
+    ada = client_of(world, "ada")
+    refused = ada.post("/notebooks/servers", json={**BODY, "environment_variables": {"HOME": "/x", "A": "b"}})
+    accepted = ada.post("/notebooks/servers", json={**BODY, "environment_variables": {"home": "/x", "LANG": "C"}})
+    assert refused.json is not None
+    assert (refused.status_code, refused.json["error"]["code"]) == (422, 1004)
+    assert "HOME" in refused.json["error"]["message"]
+    assert accepted.status_code == 201
+
+
 def test_tokens(world: World) -> None:
     """A strange token id is one that is not there."""
     assert client_of(world, "ada").delete("/api/slipway/v1/tokens/%00").status_code == 404

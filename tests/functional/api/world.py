@@ -255,6 +255,7 @@ class WorldRuntime:
 
     name = "standalone"
     image_kinds = frozenset({ImageKind.ENVIRONMENT})
+    own_variables = frozenset({"HOME", "PATH"})
 
     def __init__(self) -> None:
         self.health: dict[str, Observation] = {}

@@ -20,7 +20,7 @@ from spawner.agent.files import read_json, write_json
 from spawner.agent.memory import MemoryLimit
 from spawner.agent.output import PART_BYTES, BoundedLog, last_lines
 from spawner.agent.plan import CheckoutPlan, EnvironmentPlan, Plan
-from spawner.agent.prepare import prepare, variables
+from spawner.agent.prepare import OWN_VARIABLES, prepare, variables
 from spawner.agent.report import Reporter
 
 
@@ -84,6 +84,15 @@ def test_private_files_are_private(tmp_path: Path) -> None:
     assert "canary-secret" not in json.dumps(given)
     assert given["PATH"].startswith(f"{plan.own_environment}/bin:{tmp_path}/shared/bin:")
     assert (given["GREETING"], given["SLIPWAY_WORKLOAD"]) == ("hello", "w-1")
+
+
+def test_some_variables_are_the_session_s_own(tmp_path: Path) -> None:
+    """What is said to be the session's own is exactly what a launch cannot change."""
+    plan = make_plan(tmp_path)
+    asked_for = dict.fromkeys(variables(plan), "asked for")
+    given = variables(replace(plan, variables=asked_for))
+
+    assert {name for name, value in given.items() if value != "asked for"} == OWN_VARIABLES
 
 
 def test_a_thin_environment_of_another_python_is_put_aside(tmp_path: Path) -> None:
