@@ -410,7 +410,7 @@ class Checkout:
     """What to check out: exactly `sha`, as a local branch tracking the remote, through the relay.
 
     `relay_url` ends in `.git` and wants the workload's credential as `Authorization: Bearer`.
-    `replaces` are the forge's own URL prefixes (https and ssh forms) that Git must send to the relay.
+    `replaces` are the project's own URLs without `.git` (https and ssh forms) that Git must send to the relay.
     """
 
     relay_url: str
@@ -556,14 +556,19 @@ class SetsVariables(Protocol):
 
 
 class AdmitsPeople(Protocol):
-    """An ability of runtimes that cannot separate people from each other."""
+    """An ability of runtimes that cannot separate people from each other; `start` admits again, or raises as well."""
+
+    @property
+    def admitted(self) -> Sequence[UserId]:
+        """Who is admitted; nobody where everybody is."""
+        ...
 
     def admit(self, user_id: UserId, username: str) -> tuple[str, ...]:
         """Return warnings to show before a launch; raises SecondPerson when this person cannot be admitted."""
         ...
 
     def release(self, user_id: UserId) -> None:
-        """Say that this person has no session left."""
+        """Say that this person has no session left; a no-op while one of theirs starts or runs."""
         ...
 
 

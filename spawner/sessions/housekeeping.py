@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum, auto
+from typing import cast
 
 import structlog
 
 from spawner import metrics
 from spawner.errors import Forbidden, MissingScope, NotFound, SignInRequired, TemporaryError
 from spawner.names import SessionName, UserId
-from spawner.ports import Clock, Dispatcher, Forge, Runtime, TaskKind
+from spawner.ports import AdmitsPeople, Clock, Dispatcher, Forge, Runtime, TaskKind
 from spawner.sessions.inventory import Inventory
 from spawner.sessions.model import ENDED, EventKind, NewEvent, Session, Target
 from spawner.sessions.reconcile import SessionSettings
@@ -78,6 +79,7 @@ class Housekeeping:
             self._end_retention,
             self._prepare,
             self._sweep,
+            self._release,
             self._count,
         )
         for part in parts:
@@ -93,6 +95,14 @@ class Housekeeping:
 
     def _sweep(self) -> None:
         self._inventory.sweep(grace_seconds=self._settings.rules.stop_grace_seconds)
+
+    def _release(self) -> None:
+        """Let go of who was admitted and has no session: a launch may break off before its session is written."""
+        doorkeepers = (cast("AdmitsPeople", each) for each in self._runtimes.values() if hasattr(each, "admitted"))
+        for doorkeeper in doorkeepers:
+            for user_id in doorkeeper.admitted:
+                if self._sessions.count_running(user_id) == 0:
+                    doorkeeper.release(user_id)
 
     def _count(self) -> None:
         for phase, count in self._sessions.count_by_phase().items():

@@ -109,6 +109,7 @@ class FakeRuntime:
             if run is not None and run.is_made:
                 yield Progress(message="Found the session as it was", state=run.state)
                 return
+            self.admit(workload.user_id, workload.username)
             state: dict[str, Any] = {"workload": workload.name, "step": 0, "generation": workload.generation}
             run = _Run(workload=workload, created_at=datetime.now(UTC), state=state)
             self._runs[workload.name] = run
@@ -160,6 +161,12 @@ class FakeRuntime:
         """Delete a workspace; a no-op when it is gone."""
         self.workspaces.discard(workspace)
 
+    @property
+    def admitted(self) -> Sequence[UserId]:
+        """Who is admitted, where not everybody is."""
+        with self._lock:
+            return () if self.behaviour.admits == _NEVER else tuple(self._admitted)
+
     def admit(self, user_id: UserId, username: str) -> tuple[str, ...]:
         """Admit a person while there is room; raises SecondPerson."""
         with self._lock:
@@ -169,9 +176,10 @@ class FakeRuntime:
         return () if self.behaviour.admits == _NEVER else ("Launch only code you trust as yourself.",)
 
     def release(self, user_id: UserId) -> None:
-        """Forget a person."""
+        """Forget a person of whom nothing lives."""
         with self._lock:
-            self._admitted.pop(user_id, None)
+            if not any(run.workload.user_id == user_id and not self._is_gone(run) for run in self._runs.values()):
+                self._admitted.pop(user_id, None)
 
     def plant(self, workload: Workload) -> State:
         """Make a workload that no database knows, as a restored database would find it."""

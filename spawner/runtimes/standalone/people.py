@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +58,18 @@ class People:
                 )
             self._write("person.json", {"user_id": user_id, "username": username})
 
-    def release(self, user_id: UserId) -> None:
-        """Forget that a person was admitted; a no-op for anybody else."""
+    @property
+    def admitted(self) -> Sequence[UserId]:
+        """Who is admitted; nobody where people are separated."""
+        found = None if self.separates else self._read("person.json").get("user_id")
+        return () if found is None else (UserId(found),)
+
+    def release(self, user_id: UserId, *, is_needed: Callable[[], bool] = lambda: False) -> None:
+        """Forget that a person was admitted; a no-op for anybody else, and where `is_needed`, asked under the lock."""
         if self.separates:
             return
         with self._alone():
-            if self._read("person.json").get("user_id") == user_id:
+            if self._read("person.json").get("user_id") == user_id and not is_needed():
                 (self.folder / "person.json").unlink(missing_ok=True)
 
     def _next_id(self, taken: set[int]) -> int:

@@ -106,6 +106,8 @@ class StandaloneRuntime:
         digest = images.digest_of(workload.image)
         state = self._state(workload, digest)
         record.note("record", self._noted(workload, state))
+        # Again: since the launch was accepted they may have been released. From here on they are not (`_is_held`).
+        self.people.admit(workload.user_id, workload.username)
         began_at = time.monotonic()
         message = "Found the environment" if self.environments.has(digest) else "Installing the environment"
         yield Progress(message=message, state=state)
@@ -339,9 +341,25 @@ class StandaloneRuntime:
         self.people.admit(user_id, username)
         return () if self.people.separates else (_TRUST,)
 
+    @property
+    def admitted(self) -> Sequence[UserId]:
+        """Who is admitted; nobody where everybody is."""
+        return self.people.admitted
+
     def release(self, user_id: UserId) -> None:
-        """Say that this person has no session left."""
-        self.people.release(user_id)
+        """Say that this person has no session left; a no-op while one starts or runs."""
+        self.people.release(user_id, is_needed=lambda: any(_is_held(record) for _, record in self.records.all()))
+
+
+def _is_held(record: Record) -> bool:
+    """Say whether a workload is being started, or its agent lives and has not said its last word."""
+    if record.last is not None:
+        return False
+    lock = locks.take(record.folder / "lock")
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
 
 
 @contextmanager

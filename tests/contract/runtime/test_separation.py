@@ -149,6 +149,33 @@ def test_an_ordinary_account_admits_one_person(make_standalone: Callable[..., St
     runtime.release(UserId("8"))
 
 
+def test_a_start_admits_again(make_standalone: Callable[..., StandaloneRuntime], real: Bench) -> None:
+    """A person released between launch and start gets no session beside the one who came in between."""
+    runtime = make_standalone("admits-again", separates_people=False)
+    runtime.admit(UserId("7"), "alice")
+    runtime.release(UserId("7"))
+    runtime.admit(UserId("8"), "bob")
+
+    with pytest.raises(SecondPerson):
+        next(runtime.start(real.workload("late", user_id=UserId("7"))))
+    assert runtime.admitted == (UserId("8"),)
+
+
+def test_nobody_is_released_while_they_start(make_standalone: Callable[..., StandaloneRuntime], real: Bench) -> None:
+    """Of two sessions the end of one does not let another person in while the other one starts."""
+    runtime = make_standalone("starting", separates_people=False)
+    starting = runtime.start(real.workload("starting", user_id=UserId("7")))
+    next(starting)
+    runtime.release(UserId("7"))
+
+    with pytest.raises(SecondPerson):
+        runtime.admit(UserId("8"), "bob")
+    starting.close()  # type: ignore[attr-defined] # it is a generator
+    runtime.release(UserId("7"))
+    runtime.admit(UserId("8"), "bob")
+    assert runtime.admitted == (UserId("8"),)
+
+
 @kept_apart
 def test_root_admits_everybody(standalone: StandaloneRuntime) -> None:
     """Where people are kept apart everybody is admitted, without a warning."""

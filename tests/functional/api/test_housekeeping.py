@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from spawner.names import UserId
 from spawner.ports import Owned
 from spawner.sessions import housekeeping
 from spawner.sessions.housekeeping import REMOVE_AGAIN, UNKNOWN_ACCESS_FOR
@@ -70,6 +71,16 @@ def test_a_relaunch_during_the_removal_waits_for_it(world: World, ada: FlaskClie
     assert {session.workspace} == world.runtime.workspaces
     messages = [each.message for each in world.rows.events(session.name, after=0)]
     assert "Launching again on the workspace kept from before." not in messages
+
+
+def test_who_has_no_session_is_released(world: World, ada: FlaskClient) -> None:
+    """A person whose launch broke off before its session was written does not keep others out for good."""
+    session = run(world, ada, BODY)
+    world.runtime.admitted = [session.user_id, UserId("whose launch broke off")]
+
+    world.services.sessions.housekeeping()
+
+    assert world.runtime.admitted == [session.user_id]
 
 
 def test_one_bad_folder_stops_no_other(world: World, ada: FlaskClient) -> None:

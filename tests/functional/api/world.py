@@ -264,6 +264,7 @@ class WorldRuntime:
         self.lines: list[LogLine] = []
         self.warnings: tuple[str, ...] = ()
         self.workspaces: set[str] = set()
+        self.admitted: list[UserId] = []
         self.lingers = False  # a stop takes until this is over
         self.before_removal: Callable[[str], None] = lambda _: None
 
@@ -272,7 +273,8 @@ class WorldRuntime:
         return self.warnings
 
     def release(self, user_id: UserId) -> None:
-        del user_id
+        if user_id in self.admitted:
+            self.admitted.remove(user_id)
 
     def start(self, workload: Workload) -> Iterator[Progress]:
         self.workloads[workload.session] = workload
