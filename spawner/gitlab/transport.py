@@ -3,18 +3,17 @@
 For: every module of `spawner.gitlab` that speaks HTTP to GitLab.
 Promises: a session cannot reach any other scheme, host or port, redirects included, so a token cannot either; nothing
 of the environment (proxies, `.netrc`) or of another person (cookies) leaks in; an answer is read within a deadline and
-up to a size; errors become `spawner.errors` in one place (`mapped`), and only there.
+up to a size; a token that GitLab has told to wait asks nothing meanwhile; errors become `spawner.errors` in one place
+(`mapped`), and only there.
 Must not know: what is asked.
 """
 
 import json
-import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,6 +39,7 @@ from spawner.errors import (
     TokenRejected,
     foreign,
 )
+from spawner.gitlab.allowance import Allowances, patience_seconds
 from spawner.ports import Credential, CredentialKind
 
 CONNECT_SECONDS = 5.0
@@ -49,8 +49,6 @@ PIECE_BYTES = 65536
 _POOL_SIZE = 2
 _MOST_IDLE = 16
 _REDIRECTS = 3
-_PATIENCE_SECONDS = 30.0  # a guess, for a 429 that does not say how long
-_LONGEST_PATIENCE_SECONDS = 3600.0
 _USER_AGENT = "slipway"
 
 
@@ -103,8 +101,13 @@ class OneOriginSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self.adapters.clear()
         self.mount(f"{origin}/", AskingAdapter(pool_connections=1, pool_maxsize=_POOL_SIZE))
-        self.retry_after = ""  # of the last answer; a session is lent to one caller at a time
+        self.answered: tuple[int, Mapping[str, str]] = (0, {})  # status and headers of the last answer
         self._answer_seconds = answer_seconds
+
+    @property
+    def retry_after(self) -> str:
+        """What the last answer asked to wait; a session is lent to one caller at a time."""
+        return self.answered[1].get("Retry-After", "")
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send, and read the answer whole within its bounds unless it is streamed."""
@@ -112,7 +115,7 @@ class OneOriginSession(requests.Session):
         with _measured(request) as answered:
             response = super().send(request, **{**kwargs, "stream": True})
             answered(response.status_code)
-        self.retry_after = response.headers.get("Retry-After", "")
+        self.answered = (response.status_code, response.headers)
         if not is_streamed:
             read_whole(response, most_bytes=ANSWER_BYTES, most_seconds=self._answer_seconds)
         return response
@@ -177,6 +180,7 @@ class Transport:
         self._lock = threading.Lock()
         self._idle: list[OneOriginSession] = []
         self._process = os.getpid()
+        self._allowances = Allowances()
 
     @contextmanager
     def session(self) -> Iterator[OneOriginSession]:
@@ -227,6 +231,7 @@ class Transport:
     def _send(
         self, session: OneOriginSession, credential: Credential, method: str, path: str, **more: Any
     ) -> requests.Response:
+        self._allowances.check(credential.token)
         is_oauth = credential.kind is CredentialKind.OAUTH
         client = gitlab.Gitlab(
             self.url,
@@ -237,15 +242,19 @@ class Transport:
             user_agent=_USER_AGENT,
             keep_base_url=True,
         )
-        return client.http_request(
-            method,
-            path,
-            timeout=(CONNECT_SECONDS, self.timeout_seconds),  # type: ignore[arg-type]  # requests takes the pair
-            obey_rate_limit=False,
-            retry_transient_errors=False,
-            max_retries=0,
-            **more,
-        )
+        session.answered = (0, {})
+        try:
+            return client.http_request(
+                method,
+                path,
+                timeout=(CONNECT_SECONDS, self.timeout_seconds),  # type: ignore[arg-type]  # requests takes the pair
+                obey_rate_limit=False,
+                retry_transient_errors=False,
+                max_retries=0,
+                **more,
+            )
+        finally:
+            self._allowances.learn(credential.token, *session.answered)
 
 
 @contextmanager
@@ -302,20 +311,6 @@ def _missing(body: bytes) -> SpawnerError:
         return ForgeUnavailable("GitLab answered with a page instead of data.", remedy="It is tried again.")
     said = _said(body)
     return ProjectNotFound(PROJECT_MISSING) if "Project" in said else NotFound(f"GitLab knows no such thing: {said}")
-
-
-def patience_seconds(header: str) -> float:
-    """Return how long a `Retry-After` asks to wait, whether it counts seconds or names a date; 30 s if it is none."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return _PATIENCE_SECONDS
-    if not math.isfinite(seconds):
-        return _PATIENCE_SECONDS
-    return min(max(seconds, 1.0), _LONGEST_PATIENCE_SECONDS)
 
 
 def _said(body: bytes) -> str:

@@ -31,6 +31,9 @@ from spawner.testing.gitlab import server
     "--abandoned-after", type=float, default=3600.0, show_default=True, help="Seconds until a silent job is dropped."
 )
 @click.option(
+    "--calls-per-hour", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="A person's API calls."
+)
+@click.option(
     "--seed", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A JSON file of people and projects."
 )
 @click.option("--runner/--no-runner", default=True, show_default=True, help="Run a shell runner beside it.")
@@ -48,6 +51,7 @@ def main(**given: object) -> None:
         token_life_seconds=int(str(given["token_life"])),
         stuck_seconds=float(str(given["stuck_after"])),
         abandoned_seconds=float(str(given["abandoned_after"])),
+        calls_per_hour=int(str(given["calls_per_hour"])),
         seed=Path(str(given["seed"])) if given["seed"] else None,
         with_runner=bool(given["runner"]),
         may_pick_user=bool(given["pick_user"]),

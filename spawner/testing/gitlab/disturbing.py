@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import time
 from datetime import timedelta
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from spawner.testing.gitlab.instance import Instance
     from spawner.testing.gitlab.records import Fault, Project
 
-RATE_LIMIT = 7200
 _OWN_FACE = "/-/"
 _PATIENCE_SECONDS = 2.0
 _BAD_GATEWAY = "<!DOCTYPE html><html><head><title>GitLab is not responding (502)</title></head><body>502</body></html>"
@@ -51,7 +51,7 @@ def on_api(instance: Instance, project: Project | None) -> flask.Response | None
         return flask.Response(_BAD_GATEWAY, status=502, mimetype="text/html")
     rack = faults.strikes(instance, Kind.RATE_LIMITED_RACK, project)
     if rack:
-        return _retry_later(rack)
+        return retry_later(instance, _left_seconds(rack))
     if faults.strikes(instance, Kind.RATE_LIMITED_APPLICATION, project):
         return flask.Response(json.dumps(_TOO_OFTEN), status=429, mimetype="application/json")
     if project and faults.strikes(instance, Kind.PROJECT_MOVED, project):
@@ -59,16 +59,21 @@ def on_api(instance: Instance, project: Project | None) -> flask.Response | None
     return None
 
 
-def _retry_later(fault: Fault) -> flask.Response:
+def _left_seconds(fault: Fault) -> float:
+    if not fault.seconds:
+        return _PATIENCE_SECONDS
+    return max(1.0, (fault.created_at + timedelta(seconds=fault.seconds) - now()).total_seconds())
+
+
+def retry_later(instance: Instance, seconds: float) -> flask.Response:
     """Answer as Rack::Attack does: no JSON, and when to come back in three headers."""
-    ends = fault.created_at + timedelta(seconds=fault.seconds or _PATIENCE_SECONDS)
-    left = max(1.0, (ends - now()).total_seconds() if fault.seconds else _PATIENCE_SECONDS)
-    reset = now() + timedelta(seconds=left)
+    reset = now() + timedelta(seconds=seconds)
+    limit = instance.limits.calls_per_hour
     headers = {
-        "Retry-After": str(round(left)),
-        "RateLimit-Limit": str(RATE_LIMIT),
+        "Retry-After": str(math.ceil(seconds)),
+        "RateLimit-Limit": str(limit),
         "RateLimit-Name": "throttle_authenticated_api",
-        "RateLimit-Observed": str(RATE_LIMIT + 1),
+        "RateLimit-Observed": str(limit + 1),
         "RateLimit-Remaining": "0",
         "RateLimit-Reset": str(int(reset.timestamp())),
         "RateLimit-ResetTime": format_datetime(reset, usegmt=True),

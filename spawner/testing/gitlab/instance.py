@@ -49,6 +49,7 @@ class Limits:
     stuck_seconds: float = 3600.0
     abandoned_seconds: float = 3600.0
     hook_seconds: float = 10.0
+    calls_per_hour: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ class Options:
     token_life_seconds: int = 7200
     stuck_seconds: float = 3600.0
     abandoned_seconds: float = 3600.0
+    calls_per_hour: int = 1_000_000
     seed: Path | None = None
     with_runner: bool = True
     may_pick_user: bool = False
@@ -206,6 +207,7 @@ def _opened(options: Options, url: str, registry_url: str) -> Instance:
         token_life_seconds=options.token_life_seconds,
         stuck_seconds=options.stuck_seconds,
         abandoned_seconds=options.abandoned_seconds,
+        calls_per_hour=options.calls_per_hour,
     )
     instance = open_instance(data=options.data, url=url, registry_url=registry_url, limits=limits)
     instance.switches.may_pick_user = options.may_pick_user

@@ -338,6 +338,8 @@ def _before() -> flask.Response | None:
         if ended is not None:
             return ended
         flask.g.actor = identify()
+        if _count() > here().limits.calls_per_hour:
+            return disturbing.retry_later(here(), _RATE_WINDOW_SECONDS - time.time() % _RATE_WINDOW_SECONDS)
         _check_scope(flask.g.actor)
     return None
 
@@ -391,17 +393,26 @@ def _after(response: flask.Response) -> flask.Response:
     return response
 
 
-def _rate_headers() -> dict[str, str]:
+def _count() -> int:
+    """Count this call of the caller's, and return which of the hour it is."""
     user = flask.g.actor.user
     window = int(time.time()) // _RATE_WINDOW_SECONDS
     counts = here().switches.rates
     key = (window, user.username if user else flask.request.remote_addr or "")
     counts[key] += 1
+    flask.g.observed = counts[key]
+    return counts[key]
+
+
+def _rate_headers() -> dict[str, str]:
+    user, limit = flask.g.actor.user, here().limits.calls_per_hour
+    window = int(time.time()) // _RATE_WINDOW_SECONDS
+    observed = flask.g.get("observed") or _count()
     return {
-        "RateLimit-Limit": str(disturbing.RATE_LIMIT),
+        "RateLimit-Limit": str(limit),
         "RateLimit-Name": "throttle_authenticated_api" if user else "throttle_unauthenticated_api",
-        "RateLimit-Observed": str(counts[key]),
-        "RateLimit-Remaining": str(max(0, disturbing.RATE_LIMIT - counts[key])),
+        "RateLimit-Observed": str(observed),
+        "RateLimit-Remaining": str(max(0, limit - observed)),
         "RateLimit-Reset": str((window + 1) * _RATE_WINDOW_SECONDS),
     }
 

@@ -25,8 +25,9 @@ from spawner.errors import (
     TokenRejected,
 )
 from spawner.gitlab import transport
+from spawner.gitlab.allowance import patience_seconds
 from spawner.gitlab.client import GitLabForge
-from spawner.gitlab.transport import Transport, origin_of, patience_seconds
+from spawner.gitlab.transport import Transport, origin_of
 from spawner.names import ProjectPath
 from spawner.ports import Credential, CredentialKind, GitRequest
 from tests.unit.gitlab.conftest import Scripted, Server
