@@ -28,8 +28,14 @@ def ready() -> flask.Response:
 
 @blueprint.get("/-/stand-in/requests")
 def requests() -> flask.Response:
-    """Answer how often each route was called since the start."""
-    counts = here().switches.counts
+    """Answer how often each route was called since the start; with `project`, by whom (`client`) about that one."""
+    counts = dict(here().switches.counts)
+    project, client = flask.request.args.get("project"), flask.request.args.get("client")
+    if project:
+        counts = {}
+        for (about, by, route), count in list(here().switches.project_counts.items()):
+            if about == project and client in {None, by}:
+                counts[route] = counts.get(route, 0) + count
     return answer({route: counts[route] for route in sorted(counts)})
 
 

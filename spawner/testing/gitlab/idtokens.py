@@ -38,9 +38,9 @@ def key_id(key: rsa.RSAPrivateKey) -> str:
     return _encoded(hashlib.sha256(_json(_public(key))).digest())
 
 
-def sign(instance: Instance, claims: Mapping[str, Any]) -> str:
-    """Return a JWT signed with RS256 (RFC 7515)."""
-    header = {"alg": "RS256", "kid": key_id(instance.key), "typ": "JWT"}
+def sign(instance: Instance, claims: Mapping[str, Any], *, kid: str = "") -> str:
+    """Return a JWT signed with RS256 (RFC 7515); `kid` names the key where its thumbprint is not what is looked for."""
+    header = {"alg": "RS256", "kid": kid or key_id(instance.key), "typ": "JWT"}
     signed = f"{_encoded(_json(header))}.{_encoded(_json(claims))}"
     signature = instance.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     return f"{signed}.{_encoded(signature)}"

@@ -38,6 +38,7 @@ class Switches:
 
     may_pick_user: bool = False
     counts: Counter[str] = field(default_factory=Counter)
+    project_counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # project id, client, route
     rates: Counter[tuple[int, str]] = field(default_factory=Counter)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import flask
 
-from spawner.testing.gitlab import idtokens, images
+from spawner.testing.gitlab import idtokens, images, trust
 from spawner.testing.gitlab.access import ANONYMOUS, Actor, Kind, Refusal, actor_for_basic, parse_basic
 from spawner.testing.gitlab.web import answer, here
 
@@ -55,7 +55,7 @@ def auth() -> flask.Response:
         "exp": moment + _LIFE_SECONDS,
         "auth_type": actor.kind.value if actor.user else "none",
     }
-    return answer({"token": idtokens.sign(here(), claims)})
+    return answer({"token": idtokens.sign(here(), claims, kid=trust.key_id(here().key))})
 
 
 def _actor() -> Actor | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
 
-from spawner.testing.gitlab import people, seed, tokens
+from spawner.testing.gitlab import people, seed, tokens, trust
 from spawner.testing.gitlab.access import user_by_name
 from spawner.testing.gitlab.app import gitlab_app, registry_app
 from spawner.testing.gitlab.background import Background
@@ -93,6 +93,7 @@ def _prepare(options: Options, url: str, registry_url: str) -> None:
             _keep(options.data / "admin.token", tokens.personal(instance, root, name="stand-in")[1])
         if not instance.store.all(Runner):
             _keep(options.data / "runner.token", tokens.runner(instance, description="shell")[1])
+        _keep(options.data / "registry-auth.crt", trust.certificate(instance.key).decode())
         if options.seed:
             seed.plant(instance, json.loads(options.seed.read_text()))
     finally:

@@ -119,9 +119,13 @@ class StandIn(Forge):
         """
         return self._call(method, f"/-/stand-in{path}", headers={}, body=body)
 
-    def requests(self) -> dict[str, int]:
-        """Return how often each route was called since the start."""
-        counts: dict[str, int] = self.control("GET", "/requests")
+    def requests(self, *, project_id: int | None = None, client: str = "") -> dict[str, int]:
+        """Return how often each route was called since the start; about one project, and by one client, if named.
+
+        A client is the first word of a `User-Agent`: the spawner's is `slipway`.
+        """
+        query = "" if project_id is None else f"?project={project_id}" + (f"&client={client}" if client else "")
+        counts: dict[str, int] = self.control("GET", f"/requests{query}")
         return counts
 
     def pause_runner(self, *, paused: bool = True) -> None:

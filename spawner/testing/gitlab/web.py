@@ -330,6 +330,7 @@ def _before() -> flask.Response | None:
     flask.g.actor = ANONYMOUS
     here().switches.counts[f"{flask.request.method} {route_name()}"] += 1
     project = _named_project()
+    _count_for(project)
     ended = disturbing.anywhere(here(), project)
     if ended is not None or not flask.request.path.startswith("/api/"):
         return ended
@@ -391,6 +392,13 @@ def _after(response: flask.Response) -> flask.Response:
     if flask.request.path.startswith("/api/") and response.status_code not in {429, 502}:
         response.headers.update(_rate_headers())
     return response
+
+
+def _count_for(project: Project | None) -> None:
+    """Count this call under its project, also one that is gone and was asked for by its id, and its client."""
+    key = str(project.id) if project else str((flask.request.view_args or {}).get("project", ""))
+    client = (flask.request.headers.get("User-Agent") or "").partition("/")[0].partition(" ")[0]
+    here().switches.project_counts[key, client, f"{flask.request.method} {route_name()}"] += 1
 
 
 def _count() -> int:
