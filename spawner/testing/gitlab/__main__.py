@@ -37,6 +37,7 @@ from spawner.testing.gitlab import server
     "--seed", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A JSON file of people and projects."
 )
 @click.option("--runner/--no-runner", default=True, show_default=True, help="Run a shell runner beside it.")
+@click.option("--premium", is_flag=True, help="Have what GitLab's paid editions have: hooks of groups.")
 @click.option("--pick-user", is_flag=True, help="Let browsers sign in as people without a password by a click.")
 def main(**given: object) -> None:
     """Run a GitLab stand-in: Git, REST, CI, OAuth, hooks and a registry."""
@@ -52,6 +53,7 @@ def main(**given: object) -> None:
         stuck_seconds=float(str(given["stuck_after"])),
         abandoned_seconds=float(str(given["abandoned_after"])),
         calls_per_hour=int(str(given["calls_per_hour"])),
+        is_premium=bool(given["premium"]),
         seed=Path(str(given["seed"])) if given["seed"] else None,
         with_runner=bool(given["runner"]),
         may_pick_user=bool(given["pick_user"]),

@@ -44,13 +44,14 @@ class Switches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Times after which things end, in seconds; GitLab's own values by default."""
+    """Times after which things end, in seconds, and what there is: GitLab's own values by default."""
 
     token_life_seconds: int = 7200
     stuck_seconds: float = 3600.0
     abandoned_seconds: float = 3600.0
     hook_seconds: float = 10.0
     calls_per_hour: int = 1_000_000
+    is_premium: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

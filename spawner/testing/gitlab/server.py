@@ -63,6 +63,7 @@ class Options:
     stuck_seconds: float = 3600.0
     abandoned_seconds: float = 3600.0
     calls_per_hour: int = 1_000_000
+    is_premium: bool = False
     seed: Path | None = None
     with_runner: bool = True
     may_pick_user: bool = False
@@ -209,6 +210,7 @@ def _opened(options: Options, url: str, registry_url: str) -> Instance:
         stuck_seconds=options.stuck_seconds,
         abandoned_seconds=options.abandoned_seconds,
         calls_per_hour=options.calls_per_hour,
+        is_premium=options.is_premium,
     )
     instance = open_instance(data=options.data, url=url, registry_url=registry_url, limits=limits)
     instance.switches.may_pick_user = options.may_pick_user

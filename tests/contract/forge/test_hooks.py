@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from gitlab.exceptions import GitlabCreateError, GitlabListError
 
+from tests.installation import wait_for
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -204,6 +206,32 @@ def test_signature(cast: Cast, project: ProjectHandle, receiver: Receiver) -> No
     signed = f"{event.headers['webhook-id']}.{event.headers['webhook-timestamp']}.".encode() + event.raw
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     assert event.headers["webhook-signature"] == f"v1,{expected}"
+
+
+@pytest.mark.parametrize("key", ["s3cret", "whsec_c2hvcnQ=", "whsec_!"])
+def test_a_key_that_cannot_sign_is_refused(cast: Cast, project: ProjectHandle, key: str) -> None:
+    """A signing token is 32 bytes in base64 behind its prefix, or there is no hook."""
+    with pytest.raises(GitlabCreateError) as caught:
+        cast.client().projects.get(project.id).hooks.create({"url": "http://127.0.0.1:9/", "signing_token": key})
+    assert caught.value.response_code == 422
+
+
+def test_a_resend_is_signed_anew(cast: Cast, project: ProjectHandle, receiver: Receiver) -> None:
+    """The same event sent again has the same id, beside its token, and a signature of its own time."""
+    hook = {"url": receiver.url, "token": "plain", "signing_token": "whsec_" + base64.b64encode(b"k" * 32).decode()}
+    made = cast.forge.api("POST", f"/projects/{project.id}/hooks", user=cast.owner, body=hook)
+    first = receiver.next("Push Hook", after=cast.forge.commit(project, {"a.txt": "a"}, "Sign."))
+    path = f"/projects/{project.id}/hooks/{made['id']}/events"
+    rows: list[dict[str, Any]] = wait_for(
+        lambda: cast.forge.api("GET", path, user=cast.owner) or None, seconds=20, what="a delivery that is kept"
+    )
+    time.sleep(1.1)
+    cast.forge.api("POST", f"{path}/{rows[0]['id']}/resend", user=cast.owner)
+    again = receiver.next("Push Hook")
+    same = ("webhook-id", "Idempotency-Key", "X-Gitlab-Token")
+    assert [again.headers[name] for name in same] == [first.headers[name] for name in same]
+    assert again.headers["webhook-signature"] != first.headers["webhook-signature"]
+    assert int(again.headers["webhook-timestamp"]) > int(first.headers["webhook-timestamp"])
 
 
 def test_failing_hook_rests_and_is_woken_by_a_test(cast: Cast, project: ProjectHandle, receiver: Receiver) -> None:

@@ -233,6 +233,37 @@ def test_tag_deleted(stand_in: StandIn, owner: UserHandle, project: ProjectHandl
     assert row["tags_count"] == 0
 
 
+def test_a_groups_hook_hears_its_projects(tmp_path: Path) -> None:
+    """With a paid edition a group's hook is told of every project below it; a free one has no such address."""
+    body = {"url": "http://127.0.0.1:9/", "pipeline_events": True}
+    with StandIn.start(data=tmp_path / "data", runner=False) as stand_in:
+        group = stand_in.add_group("team", owner=stand_in.admin)
+        with pytest.raises(StandInError, match="404 Not Found"):
+            stand_in.api("GET", f"/groups/{group}/hooks")
+    with StandIn.start(data=tmp_path / "data", runner=False, options=["--premium"]) as stand_in:
+        ada = stand_in.add_user("ada")
+        stand_in.add_group("team/sub", owner=stand_in.admin)
+        stand_in.api("POST", f"/groups/{group}/members", body={"user_id": ada.id, "access_level": 40})
+        with pytest.raises(StandInError, match="403"):
+            stand_in.api("POST", f"/groups/{group}/hooks", user=ada, body=body)
+        hook = stand_in.api("POST", f"/groups/{group}/hooks", body=body)
+        below = stand_in.add_project("team/sub/demo", owner=ada)
+        beside = stand_in.add_project("ada/demo", owner=ada)
+        for project in (below, beside):
+            stand_in.commit(project, QUICK)
+            stand_in.wait_for_pipeline(project, stand_in.commit(project, {"b": "b"}))
+        path = f"/groups/{group}/hooks/{hook['id']}/events"
+
+        def look() -> set[int] | None:
+            rows = stand_in.api("GET", f"{path}?per_page=100")
+            heard = {row["request_data"]["project"]["id"] for row in rows}
+            return heard if len(rows) > 1 else None
+
+        assert wait_for(look, seconds=30, what="what the group's hook heard") == {below.id}
+        assert stand_in.api("GET", f"/projects/{below.id}/hooks", user=ada) == []
+        assert (hook["group_id"], stand_in.api("GET", f"/groups/{group}/hooks")[0]["id"]) == (group, hook["id"])
+
+
 def test_killed_stand_in_goes_on(tmp_path: Path) -> None:
     """After a kill in the middle of a job, people, tokens, projects and pipelines are there, and the next job runs."""
     with StandIn.start(data=tmp_path / "data", options=["--abandoned-after", "2"]) as stand_in:

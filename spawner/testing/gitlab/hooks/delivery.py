@@ -43,7 +43,7 @@ _LONGEST_REST_SECONDS = 86400
 def deliver(instance: Instance, letter: Letter) -> Delivery | None:
     """Build and send one letter; None when nothing was sent."""
     hook = instance.store.get(Hook, letter.hook_id)
-    project = instance.store.get(Project, hook.project_id) if hook else None
+    project = instance.store.get(Project, _project_id(letter))
     if hook is None or project is None or alert_status(hook) != "executable":
         return None
     if not _wants_ref(hook, letter) or faults.strikes(instance, faults.Kind.HOOK_LOST, project):
@@ -106,6 +106,11 @@ def alert_status(hook: Hook) -> str:
     if hook.disabled_until and hook.disabled_until > now():
         return "temporarily_disabled"
     return "executable"
+
+
+def _project_id(letter: Letter) -> int:
+    first = letter.about[0]
+    return first.project_id if isinstance(first, Job | Pipeline) else first.id
 
 
 def _body(instance: Instance, letter: Letter) -> dict[str, object]:

@@ -11,6 +11,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
+from spawner.testing.gitlab.access import groups_above
 from spawner.testing.gitlab.letters import Letter, Subject
 from spawner.testing.gitlab.records import Hook, Job, Pipeline, Project, Push, User
 
@@ -44,6 +45,13 @@ def pushed(instance: Instance, project: Project, user: User, push: Push) -> None
 
 def _tell(instance: Instance, project_id: int, event: str, about: tuple[Subject, ...]) -> None:
     event_uuid = str(uuid.uuid4())
-    for hook in instance.store.all(Hook, lambda hook: hook.project_id == project_id and event in hook.events):
+    project = instance.store.get(Project, project_id)
+    above = {group.id for group in groups_above(instance, project.path)} if project else set()
+
+    def hears(hook: Hook) -> bool:
+        is_near = hook.group_id in above if hook.group_id else hook.project_id == project_id
+        return is_near and event in hook.events
+
+    for hook in instance.store.all(Hook, hears):
         letter = Letter(hook_id=hook.id, event=event, event_uuid=event_uuid, about=about)
         instance.store.afterwards(partial(instance.outbox.put, letter))
