@@ -114,25 +114,37 @@ class UserRows:
         """Run `refresh` on the newest grant while no other process can, and persist what it returns.
 
         `refresh` returning None deletes the grant (GitLab refused it: sign in again); returning what it was
-        given writes nothing. It must end within 60 s. Returns None when there is no grant; raises
-        StoreUnavailable when another process holds the lock for longer than that, and what `refresh` raises.
+        given writes nothing. It must end within 60 s. A sign-in that came meanwhile stands, whatever `refresh`
+        says, and is returned. Returns None when there is no grant; raises StoreUnavailable when another process
+        holds the lock for longer than that, and what `refresh` raises.
         """
         holder = secrets.token_hex(8)
         newest = self._lock_grant(user_id, holder)
         if newest is None:
             return None
-        held = (*_grant_key(user_id, ""), _grants.c.holder == holder)
         try:
             refreshed = refresh(newest)
-            if refreshed is not None and refreshed != newest:
-                columns = {**self._grant_columns(refreshed), "version": _grants.c.version + 1}
-                refreshed = replace(refreshed, version=newest.version + 1)
-                self._change_grant(update(_grants).where(*held).values(**columns))
-            elif refreshed is None:
-                self._change_grant(delete(_grants).where(*held))
-            return refreshed
+            return newest if refreshed == newest else self._replaced(newest, refreshed)
         finally:
+            held = (*_grant_key(user_id, ""), _grants.c.holder == holder)
             self._change_grant(update(_grants).where(*held).values(holder=None, claimed_until=None))
+
+    def _replaced(self, newest: Grant, refreshed: Grant | None) -> Grant | None:
+        """Persist what became of a person's grant, and return what now is theirs.
+
+        It is found by its version, not by its lock: a person who signed in meanwhile has another, which a refusal of
+        the old one must not end; and a lock that ran out while GitLab dawdled does not make its answer worthless.
+        """
+        same = (*_grant_key(newest.user_id, ""), _grants.c.version == newest.version)
+        if refreshed is None:
+            self._change_grant(delete(_grants).where(*same))
+            return self.grant(newest.user_id)
+        columns = {**self._grant_columns(refreshed), "version": newest.version + 1}
+        if self._change_grant(update(_grants).where(*same).values(**columns)):
+            return replace(refreshed, version=newest.version + 1)
+        if self.grant(newest.user_id) is None:  # who took the lock after us was refused the token that we had spent
+            self.put_grant(refreshed)
+        return self.grant(newest.user_id)
 
     def _lock_grant(self, user_id: UserId, holder: str) -> Grant | None:
         """Wait for the lock and return the grant as it then is; None when there is none that opens."""
@@ -158,9 +170,9 @@ class UserRows:
             retry_after_seconds=30.0,
         )
 
-    def _change_grant(self, statement: Any) -> None:
+    def _change_grant(self, statement: Any) -> int:
         with writing(self._engine) as connection:
-            connection.execute(statement)
+            return connection.execute(statement).rowcount
 
     def reseal(self) -> int:
         """Write every grant anew with the first key, so that older keys can be removed; return how many."""

@@ -135,6 +135,39 @@ def test_refresh(users: UserRows) -> None:
     assert users.grant(ADA.id) is None
 
 
+def test_a_sign_in_during_a_refresh_stands(users: UserRows) -> None:
+    """Whoever signs in while their old grant is refreshed, or refused, keeps the new one."""
+    signed_in = replace(GRANT, access_token="signed in", refresh_token="again")
+
+    def refused(_: Grant) -> None:
+        users.put_grant(signed_in)
+
+    def answered(grant: Grant) -> Grant:
+        users.put_grant(signed_in)
+        return replace(grant, access_token="late", refresh_token="later")
+
+    users.put_grant(GRANT)
+    for refresh in (refused, answered):
+        found = users.with_grant_lock(ADA.id, refresh)
+        assert found is not None
+        assert (found.access_token, found) == ("signed in", users.grant(ADA.id))
+
+
+def test_a_refresh_that_outlives_its_lock(users: UserRows, engine: Engine) -> None:
+    """Where another process took the lock and was refused the token that had been spent, the late answer is kept."""
+
+    def dawdling(grant: Grant) -> Grant:
+        with writing(engine) as connection:
+            connection.execute(update(tables.grants).values(holder="other"))
+        users.remove_grant(ADA.id)
+        return replace(grant, access_token="late", refresh_token="later")
+
+    users.put_grant(GRANT)
+    found = users.with_grant_lock(ADA.id, dawdling)
+    assert found is not None
+    assert (found.access_token, found) == ("late", users.grant(ADA.id))
+
+
 def test_refresh_that_fails(users: UserRows) -> None:
     """A refresh that raises leaves the grant and frees the lock."""
     users.put_grant(GRANT)
