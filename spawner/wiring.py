@@ -198,6 +198,7 @@ def _people(
             other_application_ids=frozenset(asked.accepted_client_ids),
             login_seconds=settings.limits.login_hours * 3600,
             token_days=settings.limits.token_days,
+            unknown_bearers_in_all=settings.limits.unknown_tokens_per_minute,
         ),
     )
     return forge, users

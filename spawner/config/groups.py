@@ -253,6 +253,9 @@ class Limits(Group):
     """Largest JSON body, in bytes."""
     launches_per_minute: Count = 60
     """Launches of one person within any 60 seconds, then 429; 0 for no limit. Each web process counts its own."""
+    unknown_tokens_per_minute: Annotated[int, Field(ge=1)] = 100
+    """Tokens nobody has shown before that GitLab is asked about within a minute, in all and at most 20 of one address;
+    then 429. GitLab may ban the spawner's address after 300 that it does not know. Each web process counts its own."""
     token_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Longest life of one of our own tokens, in days."""
     login_hours: Seconds = 24 * 7.0

@@ -14,22 +14,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from spawner.errors import Forbidden, InvalidInput, NotFound, SignInRequired, TemporaryError, TokenRejected
+from spawner.errors import (
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    SignInRequired,
+    TemporaryError,
+    TokenRejected,
+)
 from spawner.names import SessionName, UserId, WorkloadName
 from spawner.ports import Clock, Credential, CredentialKind, Forge, ForgeUser
-from spawner.users.bearers import AttemptLimit, BearerMemory, Known
-from spawner.users.keys import Keyring, looks_like_ours
+from spawner.users.callers import BearerRules, Callers
+from spawner.users.keys import Keyring
 from spawner.users.model import Caller, Grant, Login, OwnToken, SignIn, User, user_id
 from spawner.users.oauth import OAuthClient, OAuthTokens
 from spawner.users.store import UserStore
 
 CODE_SECONDS = 60.0
-USE_NOTED_SECONDS = 60.0  # a program that asks every second does not write every second
 _USUAL_TOKEN_DAYS = 90
 _MAX_NAME_LENGTH = 100
-_MAX_BEARER_LENGTH = 4096  # GitLab's longest, a job's JWT, stays below
 _MAX_RETURN_LENGTH = 2048
-_SIGN_IN = "Sign in with GitLab."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,8 @@ class UserRules:
     login_seconds: float = 14 * 86400.0
     token_days: int = 365  # of the longest of our own tokens
     refresh_early_seconds: float = 600.0
-    refused_bearers_per_minute: int = 20
+    unknown_bearers_per_address: int = 20  # that the forge is asked about, within a minute
+    unknown_bearers_in_all: int = 100
 
 
 class UserService:
@@ -67,8 +72,21 @@ class UserService:
         self._clock = clock
         self._keys = Keyring(keys)
         self._rules = rules
-        self._memory = BearerMemory()
-        self._attempts = AttemptLimit(most=rules.refused_bearers_per_minute)
+        own = frozenset({oauth.client_id}) if oauth else frozenset[str]()
+        self._callers = Callers(
+            store=store,
+            forge=forge,
+            oauth=oauth,
+            clock=clock,
+            keys=self._keys,
+            rules=BearerRules(
+                forge=rules.forge,
+                application_ids=own | rules.other_application_ids,
+                unknown_per_address=rules.unknown_bearers_per_address,
+                unknown_in_all=rules.unknown_bearers_in_all,
+            ),
+            keep=self._keep_user,
+        )
 
     # ---------------------------------------------------------------- sign-in
 
@@ -134,53 +152,7 @@ class UserService:
         Raises TokenRejected; RateLimited for an address that showed too many unknown ones; Forbidden for a blocked
         person; a TemporaryError when GitLab cannot be asked.
         """
-        now = self._clock.now()
-        if looks_like_ours(token):
-            return self._own_bearer(token)
-        known = self._memory.recall(token, now)
-        if known is None:
-            self._attempts.check(address, now)
-            known = self._ask_about(token)
-            self._memory.keep(token, known, now)
-        if known.caller is None:
-            self._attempts.count(address, now)
-            raise TokenRejected(known.refusal, remedy="Use a valid token, or sign in with GitLab.")
-        return known.caller
-
-    def _own_bearer(self, token: str) -> Caller:
-        claims = self._keys.read_token(token)
-        record = self._store.token(str(claims.get("jti"))) if claims else None
-        if not claims or record is None or claims.get("sub") != record.user_id:
-            raise TokenRejected("This token is unknown.", remedy="Make a new one on your tokens page.")
-        if record.revoked_at is not None or record.expires_at <= self._clock.now():
-            ended = "revoked" if record.revoked_at else "past its end"
-            raise TokenRejected(f"The token “{record.name}” is {ended}.", remedy="Make a new one on your tokens page.")
-        user = self._store.get(record.user_id)
-        if user is None:
-            raise TokenRejected("This token's person is unknown.", remedy=_SIGN_IN)
-        self._note_use(record)
-        return Caller(user=user)
-
-    def _note_use(self, record: OwnToken) -> None:
-        """Keep when a token was used, to the minute: its person tells by it which one to revoke."""
-        now = self._clock.now()
-        if record.last_used_at is None or (now - record.last_used_at).total_seconds() >= USE_NOTED_SECONDS:
-            self._store.put_token(replace(record, last_used_at=now))
-
-    def _ask_about(self, token: str) -> Known:
-        """Ask the forge about a token; an OAuth token of a stranger's application proves nothing to us."""
-        if not token or len(token) > _MAX_BEARER_LENGTH or not token.isascii() or not token.isprintable():
-            return Known(caller=None, refusal="This is not a token.")
-        info = self._oauth.inspect(token) if self._oauth else None
-        if info is not None and info.application_id not in self._applications():
-            return Known(caller=None, refusal="This token was issued to another application.")
-        kind = CredentialKind.PERSONAL if info is None else CredentialKind.OAUTH
-        credential = Credential(forge=self._rules.forge, token=token, kind=kind)
-        try:
-            user = self._keep_user(self._forge.user(credential))
-        except TokenRejected:
-            return Known(caller=None, refusal="GitLab does not know this token, or it has expired or been revoked.")
-        return Known(caller=Caller(user=user, bearer=credential), scopes=info.scopes if info else None)
+        return self._callers.of(token, address=address)
 
     # ---------------------------------------------------------------- credentials
 
@@ -239,13 +211,7 @@ class UserService:
         """Return the scopes of the caller's credential; may ask the forge, once a minute per token."""
         if caller.bearer is None:
             return self.scopes(caller.user.id)
-        now = self._clock.now()
-        known = self._memory.recall(caller.bearer.token, now)
-        if known and known.scopes is not None:
-            return known.scopes
-        scopes = self._forge.scopes(caller.bearer)
-        self._memory.keep(caller.bearer.token, Known(caller=caller, scopes=scopes), now)
-        return scopes
+        return self._callers.scopes_of(caller, caller.bearer)
 
     def _fresh(self, grant: Grant) -> Grant | None:
         if not self._is_due(grant):
@@ -357,10 +323,6 @@ class UserService:
                 remedy="Ask the operator to set SPAWNER_GITLAB__CLIENT_ID, or use a GitLab token.",
             )
         return self._oauth
-
-    def _applications(self) -> frozenset[str]:
-        own = frozenset({self._oauth.client_id}) if self._oauth else frozenset[str]()
-        return own | self._rules.other_application_ids
 
     def _keep_user(self, found: ForgeUser) -> User:
         if found.is_blocked:

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from spawner.errors import ForgeUnavailable, TokenRejected
+from spawner.errors import Forbidden, ForgeUnavailable, TokenRejected
 from spawner.names import SessionName, UserId
 from spawner.ports import Credential, Forge, ForgeUser
 from spawner.users.model import Grant, Login, OwnToken, User
@@ -113,12 +113,15 @@ class MemoryForge:
     people: dict[str, ForgeUser] = field(default_factory=dict)
     scopes_by_token: dict[str, frozenset[str]] = field(default_factory=dict)
     asked: list[Credential] = field(default_factory=list)
+    refusals: dict[str, Forbidden] = field(default_factory=dict)
     is_down: bool = False
 
     def user(self, credential: Credential) -> ForgeUser:
         self.asked.append(credential)
         if self.is_down:
             raise ForgeUnavailable("GitLab is away.")
+        if credential.token in self.refusals:
+            raise self.refusals[credential.token]
         if credential.token not in self.people:
             raise TokenRejected("unknown")
         return self.people[credential.token]
@@ -186,7 +189,8 @@ class World:
                 forge="default",
                 forge_url="https://gitlab.example",
                 other_application_ids=frozenset({"listed"}),
-                refused_bearers_per_minute=3,
+                unknown_bearers_per_address=3,
+                unknown_bearers_in_all=6,
                 token_days=token_days,
             ),
         )

@@ -14,6 +14,7 @@ from spawner.errors import (
     Forbidden,
     ForgeUnavailable,
     InvalidInput,
+    MissingScope,
     NotFound,
     RateLimited,
     SignInRequired,
@@ -149,6 +150,43 @@ def test_an_address_that_guesses_is_slowed_and_others_are_not(world: "World") ->
     world.clock.pass_seconds(60)
     with pytest.raises(TokenRejected):
         service.bearer("guess-5", address="guesser")
+
+
+def test_a_good_token_is_known_while_strangers_guess(world: "World") -> None:
+    """Where too many unknown tokens are tried, those that were good are asked about as ever, and new ones wait."""
+    service = world.service()
+    service.bearer("glpat-ada", address="office")
+    world.clock.pass_seconds(60)
+    for number in range(6):
+        with pytest.raises(TokenRejected):
+            service.bearer(f"guess-{number}", address=f"guesser-{number // 3}")
+    world.forge.people["glpat-new"] = world.forge.people["glpat-ada"]
+    with pytest.raises(RateLimited):
+        service.bearer("glpat-new", address="office")
+    assert service.bearer("glpat-ada", address="office").user.username == "ada"
+    assert len(world.forge.asked) == 8
+
+
+def test_a_refused_token_costs_the_forge_and_its_address_nothing_more(world: "World") -> None:
+    """A program that shows a dead token a hundred times has it asked about once, and nobody beside it is slowed."""
+    service = world.service()
+    for _ in range(100):
+        with pytest.raises(TokenRejected):
+            service.bearer("dead", address="office")
+    assert len(world.forge.asked) == 1
+    assert service.bearer("glpat-ada", address="office").user.username == "ada"
+
+
+@pytest.mark.parametrize("error", [MissingScope("needs read_user"), Forbidden("GitLab has blocked ada.")])
+def test_a_token_that_may_not_say_whose_it_is_is_remembered_too(world: "World", error: Forbidden) -> None:
+    """A blocked person's program, or one whose token lacks the scope, is told each time and asked about once."""
+    service = world.service()
+    world.forge.refusals["glpat-ada"] = error
+    for _ in range(5):
+        with pytest.raises(type(error), match=error.message) as caught:
+            service.bearer("glpat-ada", address="a")
+    assert caught.value is not error
+    assert len(world.forge.asked) == 1
 
 
 @pytest.mark.parametrize(("application", "is_taken"), [("ours", True), ("listed", True), ("strangers", False)])
