@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from flask import current_app, g, request
 from werkzeug.wrappers import Response
 
-from spawner.errors import RequestForged, SignInRequired
+from spawner.errors import Forbidden, RequestForged, SignInRequired
 from spawner.names import SessionName
 from spawner.services import Services
 from spawner.sessions.looks import Looks
@@ -166,8 +166,26 @@ def optional_caller() -> Caller | None:
         else:
             login_id = request.cookies.get(login_cookie_name())
             g.caller = services().users.login(login_id) if login_id else None
+        if g.caller is not None and g.caller.project_id is not None:
+            _refuse_jobs_elsewhere()
     caller: Caller | None = g.caller
     return caller
+
+
+def _refuse_jobs_elsewhere() -> None:
+    view = current_app.view_functions.get(request.endpoint or "")
+    if not getattr(view, "admits_jobs", False):
+        g.caller = None
+        raise Forbidden(
+            "A CI job's token launches sessions of its project and looks at them, nothing else.",
+            remedy="Use a token of your own for this.",
+        )
+
+
+def jobs_too(view: Callable[P, T]) -> Callable[P, T]:
+    """Let CI jobs reach a view, whose code is not their person's; the services keep them within their project."""
+    view.admits_jobs = True  # type: ignore[attr-defined] # `optional_caller` reads it
+    return view
 
 
 def current_caller() -> Caller:

@@ -22,6 +22,7 @@ from spawner.config import DEFAULT_FORGE, Dispatching, ResourceClass, Settings, 
 from spawner.context import Announcements, EdgeOptions, ForgeAddress
 from spawner.errors import ImageUnparsable, Misconfigured
 from spawner.gitlab.client import GitLabForge
+from spawner.gitlab.jobtokens import GitLabJobTokens
 from spawner.gitlab.oauth import GitLabOAuth
 from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
 from spawner.images.model import FallbackPolicy, Policy
@@ -190,6 +191,9 @@ def _people(
         store=UserRows(engine, clock, keys),
         forge=forge,
         oauth=_oauth(settings, ca_file),
+        jobs=GitLabJobTokens(
+            asked.url, audience=settings.http.public_url, timeout_seconds=asked.timeout_seconds, ca_file=ca_file
+        ),
         clock=clock,
         keys=keys,
         rules=UserRules(

@@ -29,7 +29,7 @@ from spawner.api.schemas import (
     read_body,
     read_query,
 )
-from spawner.context import admit_launch, current_caller, login_required, options, services
+from spawner.context import admit_launch, current_caller, jobs_too, login_required, options, services
 from spawner.errors import SessionNotFound
 from spawner.images.model import Build
 from spawner.names import SessionName
@@ -55,6 +55,7 @@ _EXTENSION = "slipway.lists"
     )
 )
 @login_required
+@jobs_too
 def launch() -> Response:
     """Launch a session; idempotent."""
     caller = current_caller()
@@ -68,6 +69,7 @@ def launch() -> Response:
     Operation(summary="The person's sessions", query=ListQuery, answers={200: ServersBody, 304: None}, errors=(422,))
 )
 @login_required
+@jobs_too
 def index() -> Response:
     """List the person's sessions; whole unless a page is asked for, and unchanged (304) by its ETag."""
     caller = current_caller()
@@ -108,6 +110,7 @@ def _listed(caller: Caller, stamps: Sequence[Stamp]) -> bytes:
 
 @operation(Operation(summary="One session", answers={200: ServerBody}, errors=(404,)))
 @login_required
+@jobs_too
 def show(name: str) -> Response:
     """Show a session."""
     return _server(find(current_caller(), name))

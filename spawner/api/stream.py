@@ -23,7 +23,7 @@ from flask import Blueprint, Response, request
 from spawner import metrics
 from spawner.api.openapi import Operation, operation
 from spawner.api.schemas import EventsQuery, read_query
-from spawner.context import Edge, current_caller, edge, login_required
+from spawner.context import Edge, current_caller, edge, jobs_too, login_required
 from spawner.errors import NotFound, SpawnerError, TooManyViewers
 from spawner.names import SessionName
 from spawner.services import Services
@@ -303,6 +303,7 @@ def parse_cursors(text: str | None) -> dict[SessionName, int] | None:
     )
 )
 @login_required
+@jobs_too
 def session_events(name: str) -> Response:
     """Stream a session's events; 204 when there will be no more."""
     caller, query, carried = current_caller(), read_query(request, EventsQuery), edge()

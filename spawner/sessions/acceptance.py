@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from spawner.errors import Conflict, EnvironmentOverridden, InvalidInput, NameTooLong, TemporaryError
+from spawner.errors import Conflict, EnvironmentOverridden, Forbidden, InvalidInput, NameTooLong, TemporaryError
 from spawner.images.reference import parse
 from spawner.images.service import ImageService
 from spawner.names import ProjectPath, SessionName, SessionSubject, safe_username, session_name, workspace_name
@@ -72,6 +72,7 @@ class Acceptance:
         request = self._checked(command.request)
         project_id, kept = self._existing(caller, command)
         if kept is not None and _is_living(kept):
+            _keep_within(caller, kept.project_id)
             return self._accepted(caller, kept, is_new=False)
         try:
             place = self.preview(caller, Named(project=command.project, sha=command.sha, branch=command.branch))
@@ -79,6 +80,7 @@ class Acceptance:
             existing = self._living_by_words(caller, command)
             if existing is None:
                 raise
+            _keep_within(caller, existing.project_id)
             return existing, False
         is_looked_at = (project_id, command.branch, command.sha) == (place.project.id, place.branch, place.commit.sha)
         return self._launch_at(caller, place, request, kept if is_looked_at else self.find(caller, place))
@@ -87,6 +89,7 @@ class Acceptance:
         """Return what a launch of `named` would launch, without launching it."""
         credential = self._users.credential_of(caller)
         place = self._finder.find(named, credential, int(caller.user.subject))
+        _keep_within(caller, place.project.id)
         self._access.remember(caller.user.id, place.project.id, place.access_level)
         self._access.remember_path(caller.user.id, named.project, place.project)
         return place
@@ -262,3 +265,9 @@ def _is_same(one: Session, other: Session) -> bool:
         other.branch,
         other.sha,
     )
+
+
+def _keep_within(caller: Caller, project_id: int) -> None:
+    """Raise Forbidden where a CI job launches elsewhere than in the project that it runs in."""
+    if caller.project_id not in {None, project_id}:
+        raise Forbidden("A CI job launches in its own project only.", remedy="Name the project that the job runs in.")

@@ -42,7 +42,9 @@ class Access:
         self._paths: dict[tuple[UserId, str], _Standing] = {}
 
     def relation(self, caller: Caller, session: Session) -> Relation:
-        """Return how the caller stands to the session; a stranger where GitLab does not tell."""
+        """Return how the caller stands to the session; a stranger where GitLab does not tell, or in a foreign job."""
+        if caller.project_id not in {None, session.project_id}:
+            return Relation(is_owner=False)
         if session.user_id == caller.user.id:
             return Relation(is_owner=True)
         if caller.user.is_admin:

@@ -154,11 +154,11 @@ class SessionService:
 
     def list(self, caller: Caller, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Session]:
         """Return the caller's sessions, newest first."""
-        return self._sessions.list(replace(wanted, user_id=caller.user.id), offset=offset, limit=limit)
+        return self._sessions.list(_of(caller, wanted), offset=offset, limit=limit)
 
     def stamps(self, caller: Caller, wanted: Filter, *, offset: int = 0, limit: int | None = None) -> Sequence[Stamp]:
         """Return, newest first, what tells whether any of the caller's sessions has changed."""
-        return self._sessions.stamps(replace(wanted, user_id=caller.user.id), offset=offset, limit=limit)
+        return self._sessions.stamps(_of(caller, wanted), offset=offset, limit=limit)
 
     def some(self, caller: Caller, names: Sequence[SessionName]) -> Sequence[tuple[Session, Build | None]]:
         """Return the caller's own living sessions of these names, each with its commit's build; in two queries."""
@@ -361,3 +361,8 @@ class SessionService:
     def subject(self, session: Session) -> Subject:
         """Return what the image service must know of a session."""
         return self._reconciler.choice.subject(session)
+
+
+def _of(caller: Caller, wanted: Filter) -> Filter:
+    """Return a filter for a caller's own sessions; a CI job's are those of its project."""
+    return replace(wanted, user_id=caller.user.id, project_id=caller.project_id or wanted.project_id)

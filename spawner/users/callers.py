@@ -1,4 +1,4 @@
-"""Who a bearer token belongs to: one of our own, or one of the forge's.
+"""Who a bearer token belongs to: one of our own, one of the forge's, or one that the forge signed for a CI job.
 
 For: `spawner.users.service`. Promises: our own tokens are never shown to the forge, and are checked for revocation each
 time; the forge is asked about a token once a minute, and about no more unknown ones than `AttemptLimit` lets; an OAuth
@@ -9,12 +9,12 @@ Must not know: HTTP, cookies, sessions.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from spawner.errors import Forbidden, PermanentError, TokenRejected
+from spawner.errors import Forbidden, PermanentError, SignInRequired, TokenRejected
 from spawner.ports import Clock, Credential, CredentialKind, Forge, ForgeUser
 from spawner.users.bearers import AttemptLimit, BearerMemory, Known
-from spawner.users.keys import Keyring, looks_like_ours
-from spawner.users.model import Caller, OwnToken, User
-from spawner.users.oauth import OAuthClient
+from spawner.users.keys import Keyring, claimed_issuer, looks_like_ours
+from spawner.users.model import Caller, OwnToken, User, user_id
+from spawner.users.oauth import JobClaims, JobTokens, OAuthClient
 from spawner.users.store import UserStore
 
 USE_NOTED_SECONDS = 60.0  # a program that asks every second does not write every second
@@ -27,6 +27,7 @@ class BearerRules:
     """Whose tokens count. `application_ids`: the OAuth applications whose tokens do."""
 
     forge: str
+    forge_url: str
     application_ids: frozenset[str] = frozenset()
     unknown_per_address: int = 20  # that the forge is asked about, within a minute
     unknown_in_all: int = 100
@@ -41,6 +42,7 @@ class Callers:
         store: UserStore,
         forge: Forge,
         oauth: OAuthClient | None,
+        jobs: JobTokens | None,
         clock: Clock,
         keys: Keyring,
         rules: BearerRules,
@@ -49,6 +51,7 @@ class Callers:
         self._store = store
         self._forge = forge
         self._oauth = oauth
+        self._jobs = jobs
         self._clock = clock
         self._keys = keys
         self._rules = rules
@@ -60,6 +63,8 @@ class Callers:
         """Return who a token belongs to; raises TokenRejected, RateLimited, Forbidden or a TemporaryError."""
         if looks_like_ours(token):
             return self._of_our_own(token)
+        if self._jobs is not None and claimed_issuer(token) == self._jobs.issuer:
+            return self._of_a_job(self._jobs.read(token, self._clock.now()))
         now = self._clock.now()
         known = self._memory.recall(token, now)
         if known is None:
@@ -100,6 +105,18 @@ class Callers:
         now = self._clock.now()
         if record.last_used_at is None or (now - record.last_used_at).total_seconds() >= USE_NOTED_SECONDS:
             self._store.put_token(replace(record, last_used_at=now))
+
+    # ---------------------------------------------------------------- a CI job's
+
+    def _of_a_job(self, claims: JobClaims) -> Caller:
+        """Return the person who started a job, within its project; their stored grant acts, so they have signed in."""
+        user = self._store.get(user_id(self._rules.forge_url, claims.subject))
+        if user is None:
+            raise SignInRequired(
+                "Whoever started this job has never signed in here.",
+                remedy="Sign in here once with a browser, as that person; then run the job again.",
+            )
+        return Caller(user=user, project_id=claims.project_id)
 
     # ---------------------------------------------------------------- the forge's
 

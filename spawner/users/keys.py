@@ -34,16 +34,22 @@ def derive(key: bytes, purpose: str) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"slipway {purpose}".encode()).derive(key)
 
 
-def looks_like_ours(token: str) -> bool:
-    """Say whether a token claims to be one of our own, without believing it: such a one is never shown to a forge."""
+def claimed_issuer(token: str) -> str | None:
+    """Return who a JWT says made it, without believing it; None for any other text."""
     parts = token.split(".")
     if len(parts) != _JWT_PARTS or len(token) > _MAX_TOKEN_LENGTH:
-        return False
+        return None
     try:
         payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except ValueError:
-        return False
-    return isinstance(payload, dict) and payload.get("iss") == ISSUER
+    except (ValueError, RecursionError):
+        return None
+    issuer = payload.get("iss") if isinstance(payload, dict) else None
+    return issuer if isinstance(issuer, str) else None
+
+
+def looks_like_ours(token: str) -> bool:
+    """Say whether a token claims to be one of our own, without believing it: such a one is never shown to a forge."""
+    return claimed_issuer(token) == ISSUER
 
 
 class Keyring:

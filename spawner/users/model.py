@@ -69,11 +69,15 @@ class Login:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who makes a request, and what they hold: a GitLab bearer of their own, or (None) their stored grant."""
+    """Who makes a request, and what they hold: a GitLab bearer of their own, or (None) their stored grant.
+
+    `project_id` is set for a CI job, whose code is not its person's: it launches in its project and looks, no more.
+    """
 
     user: User
     bearer: Credential | None = field(default=None, repr=False)
-    login_id: str | None = None
+    login_id: str | None = field(default=None, repr=False)
+    project_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,13 @@
-"""What the user service needs of a forge's OAuth 2 server.
+"""What the user service needs of a forge's OAuth 2 server, and of the tokens that it signs for CI jobs.
 
-For: `spawner.users.service` asks through `OAuthClient`; `spawner.gitlab.oauth` answers.
+For: `spawner.users.service` asks through `OAuthClient` and `JobTokens`; `spawner.gitlab` answers.
 Promises: PKCE (S256) on every sign-in; a refused grant is TokenRejected, a server that cannot be asked is
 ForgeUnavailable, and the two are never taken for each other.
 Must not know: HTTP, any OAuth library, the database.
 """
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 
@@ -52,4 +53,26 @@ class OAuthClient(Protocol):
 
     def inspect(self, token: str) -> TokenInfo | None:
         """Return what an OAuth access token is, or None when it is none (personal, expired, unknown)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobClaims:
+    """What a CI job's ID token proves: who started the job, and the project that it runs in."""
+
+    subject: str
+    project_id: int
+    job_id: str
+
+
+class JobTokens(Protocol):
+    """The ID tokens that a forge signs for its CI jobs and that were made for us."""
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of such a token."""
+        ...
+
+    def read(self, token: str, now: datetime) -> JobClaims:
+        """Return what a token proves; raises TokenRejected, or a TemporaryError when its keys cannot be had."""
         ...

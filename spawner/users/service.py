@@ -27,7 +27,7 @@ from spawner.ports import Clock, Credential, CredentialKind, Forge, ForgeUser
 from spawner.users.callers import BearerRules, Callers
 from spawner.users.keys import Keyring
 from spawner.users.model import Caller, Grant, Login, OwnToken, SignIn, User, user_id
-from spawner.users.oauth import OAuthClient, OAuthTokens
+from spawner.users.oauth import JobTokens, OAuthClient, OAuthTokens
 from spawner.users.store import UserStore
 
 CODE_SECONDS = 60.0
@@ -56,12 +56,13 @@ class UserRules:
 class UserService:
     """Signs people in and keeps what acts for them. `keys` come newest first; no `oauth` means bearers only."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a service is its ports
         self,
         *,
         store: UserStore,
         forge: Forge,
         oauth: OAuthClient | None,
+        jobs: JobTokens | None = None,
         clock: Clock,
         keys: Sequence[bytes],
         rules: UserRules,
@@ -77,10 +78,12 @@ class UserService:
             store=store,
             forge=forge,
             oauth=oauth,
+            jobs=jobs,
             clock=clock,
             keys=self._keys,
             rules=BearerRules(
                 forge=rules.forge,
+                forge_url=rules.forge_url,
                 application_ids=own | rules.other_application_ids,
                 unknown_per_address=rules.unknown_bearers_per_address,
                 unknown_in_all=rules.unknown_bearers_in_all,
@@ -147,7 +150,7 @@ class UserService:
     # ---------------------------------------------------------------- bearers
 
     def bearer(self, token: str, *, address: str) -> Caller:
-        """Return who a bearer token belongs to: one of our own, or a GitLab token.
+        """Return who a bearer token belongs to: one of our own, a GitLab token, or one that GitLab signed for a CI job.
 
         Raises TokenRejected; RateLimited for an address that showed too many unknown ones; Forbidden for a blocked
         person; a TemporaryError when GitLab cannot be asked.

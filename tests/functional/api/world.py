@@ -4,6 +4,8 @@ For: tests of the edges. The services, the store (SQLite), the dispatcher and th
 registry and runtime are small real implementations of their ports (the adapters have suites of their own).
 """
 
+import base64
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,7 +66,7 @@ from spawner.store.builds import BuildRows
 from spawner.store.sessions import SessionRows
 from spawner.store.users import UserRows
 from spawner.tasks.inprocess import InProcessDispatcher, Pace
-from spawner.users.oauth import OAuthTokens, TokenInfo
+from spawner.users.oauth import JobClaims, OAuthTokens, TokenInfo
 from spawner.users.service import UserRules, UserService
 
 T = TypeVar("T")
@@ -339,6 +341,24 @@ class WorldOAuth:
         return None
 
 
+class WorldJobs:
+    """The forge's signature under a CI job's token: `<header>.<claims>.signed` is one, anything else is refused."""
+
+    issuer = FORGE_URL
+
+    def token(self, user_id: int, project_id: int) -> str:
+        claims = json.dumps({"iss": FORGE_URL, "user_id": user_id, "project_id": project_id}).encode()
+        return f"e30.{base64.urlsafe_b64encode(claims).rstrip(b'=').decode()}.signed"
+
+    def read(self, token: str, now: datetime) -> JobClaims:
+        del now
+        _, claims, signature = token.split(".")
+        if signature != "signed":
+            raise TokenRejected("GitLab did not sign it.")
+        found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        return JobClaims(subject=str(found["user_id"]), project_id=found["project_id"], job_id="1")
+
+
 @dataclass
 class World:
     """Everything, put together."""
@@ -470,6 +490,7 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
         store=UserRows(engine, clock, [KEY]),
         forge=forge,
         oauth=WorldOAuth(forge),
+        jobs=WorldJobs(),
         clock=clock,
         keys=[KEY],
         rules=UserRules(forge="default", forge_url=FORGE_URL),
