@@ -14,7 +14,7 @@ import hmac
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 
@@ -40,6 +40,7 @@ _BAD_GRANT = (
     "The provided authorization grant is invalid, expired, revoked, does not match the redirection URI used in the "
     "authorization request, or was issued to another client."
 )
+_BAD_SCOPE = "The requested scope is invalid, unknown, or malformed."
 _BAD_CLIENT = (
     "Client authentication failed due to unknown client, no client authentication included, or unsupported "
     "authentication method."
@@ -280,11 +281,14 @@ def _from_refresh(application: Application, *, proven: bool) -> flask.Response:
             _grant_error()
         if application.confidential and not proven:
             _client_error()
+        scopes = tuple((web.text("scope") or "").split()) or old.scopes
+        if not set(scopes) <= set(old.scopes):
+            raise web.APIError(400, {"error": "invalid_scope", "error_description": _BAD_SCOPE})
         store.change(old, revoked=True)
         user = store.get(User, old.user_id)
         if user is None or user.state != "active":
             _grant_error()
-        return _issued(application, user, old)
+        return _issued(application, user, replace(old, scopes=scopes))
 
 
 def _issued(application: Application, user: User, source: Code | Grant) -> flask.Response:
