@@ -28,7 +28,8 @@ from tests.servers import RedisServer, free_port
 
 T = TypeVar("T")
 START_SECONDS = 60.0
-SCOPES = ("read_api", "read_repository", "write_repository", "read_registry")  # what a sign-in asks for
+# What a sign-in asks for, and `api` for builds.
+SCOPES = ("openid", "profile", "read_api", "read_repository", "write_repository", "read_registry", "api")
 ENDED = ("GONE", "FAILED")
 
 

@@ -142,8 +142,9 @@ class Forge(Group):
     """The OAuth application's id."""
     client_secret_file: Path | None = None
     """File with the OAuth application's secret; none for a public application (PKCE alone)."""
-    scopes: Words = ("read_api", "read_repository", "write_repository", "read_registry")
-    """What a sign-in asks for; the application must have each; `api` for `read_api` lets people start builds."""
+    scopes: Words = ("openid", "profile", "read_api", "read_repository", "write_repository", "read_registry")
+    """What a sign-in asks for; the application must have each. It should have `api` too, which is asked for when
+    somebody has a commit built."""
     accepted_client_ids: Words = ()
     """Other applications whose OAuth tokens are accepted as bearers, by id, separated by commas."""
     webhook_secret_file: Path | None = None

@@ -2,7 +2,8 @@
 
 For: `spawner.users.service`, through `spawner.users.oauth.OAuthClient`.
 Promises: PKCE (S256) always, also beside a client secret; the refresh names the redirect URI of the sign-in, as GitLab
-asks; every call has a timeout and can reach this GitLab only; the client secret travels in the body, never in a URL.
+asks, and no scopes, so that a grant keeps its own; every call has a timeout and can reach this GitLab only; the client
+secret travels in the body, never in a URL.
 Must not know: people, the database, when to refresh.
 Source: https://docs.gitlab.com/api/oauth2/ (17.x).
 """
@@ -52,11 +53,14 @@ class GitLabOAuth:
         """Our application's id at GitLab."""
         return self._client_id
 
-    def authorization_url(self, *, redirect_uri: str, state: str, verifier: str) -> str:
-        """Return where to send a person to sign in; pure, asks nobody."""
+    def authorization_url(
+        self, *, redirect_uri: str, state: str, verifier: str, more: frozenset[str] = frozenset()
+    ) -> str:
+        """Return where to send a person to sign in, `more` scopes besides the usual; pure, asks nobody."""
+        scopes = [*self._scopes, *sorted(more - set(self._scopes))]
         with self._session(redirect_uri) as session:
             url, _ = session.create_authorization_url(
-                f"{self._transport.url}/oauth/authorize", state=state, code_verifier=verifier
+                f"{self._transport.url}/oauth/authorize", state=state, code_verifier=verifier, scope=" ".join(scopes)
             )
         return str(url)
 
@@ -105,7 +109,6 @@ class GitLabOAuth:
             client_id=self._client_id,
             client_secret=self._client_secret,
             token_endpoint_auth_method="client_secret_post" if self._client_secret else "none",
-            scope=" ".join(self._scopes),
             redirect_uri=redirect_uri,
             code_challenge_method="S256",
         )

@@ -88,3 +88,4 @@ class SignIn:
     verifier: str = field(repr=False)
     redirect_uri: str
     return_to: str
+    person: UserId | None = None  # who must come back: somebody who is signed in, and asks for one scope more

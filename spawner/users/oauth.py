@@ -39,8 +39,10 @@ class OAuthClient(Protocol):
         """Our application's id at the forge."""
         ...
 
-    def authorization_url(self, *, redirect_uri: str, state: str, verifier: str) -> str:
-        """Return where to send a person to sign in; pure, asks nobody."""
+    def authorization_url(
+        self, *, redirect_uri: str, state: str, verifier: str, more: frozenset[str] = frozenset()
+    ) -> str:
+        """Return where to send a person to sign in, `more` scopes besides the usual; pure, asks nobody."""
         ...
 
     def exchange(self, *, code: str, redirect_uri: str, verifier: str) -> OAuthTokens:

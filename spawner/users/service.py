@@ -93,10 +93,13 @@ class UserService:
 
     # ---------------------------------------------------------------- sign-in
 
-    def begin_sign_in(self, *, redirect_uri: str, return_to: str) -> tuple[str, SignIn]:
+    def begin_sign_in(
+        self, *, redirect_uri: str, return_to: str, caller: Caller | None = None, more: frozenset[str] = frozenset()
+    ) -> tuple[str, SignIn]:
         """Return where to send the person, and what to keep in their browser's signed cookie until they are back.
 
-        `return_to` is a path of ours; anything else becomes `/`.
+        `return_to` is a path of ours; anything else becomes `/`. A `caller` who is signed in asks for
+        `more` scopes, and nobody else can finish that.
         """
         oauth = self._application()
         sign_in = SignIn(
@@ -104,21 +107,29 @@ class UserService:
             verifier=secrets.token_urlsafe(64),
             redirect_uri=redirect_uri,
             return_to=own_path(return_to),
+            person=caller.user.id if caller else None,
         )
-        url = oauth.authorization_url(redirect_uri=redirect_uri, state=sign_in.state, verifier=sign_in.verifier)
+        url = oauth.authorization_url(
+            redirect_uri=redirect_uri, state=sign_in.state, verifier=sign_in.verifier, more=more
+        )
         return url, sign_in
 
     def finish_sign_in(self, *, code: str, state: str, sign_in: SignIn) -> tuple[User, Login]:
         """Trade the forge's code for a grant, and make a login; its id goes to the browser, its hash to the store.
 
         Raises SignInRequired for a state that is not this browser's, TokenRejected for a refused code, Forbidden for
-        a blocked person.
+        a blocked person, or for another than the one who began.
         """
         if not hmac.compare_digest(sign_in.state.encode(), state.encode()):
             raise SignInRequired("This sign-in was not begun in this browser.", remedy="Begin to sign in again.")
         tokens = self._application().exchange(code=code, redirect_uri=sign_in.redirect_uri, verifier=sign_in.verifier)
         credential = Credential(forge=self._rules.forge, token=tokens.access_token, kind=CredentialKind.OAUTH)
         user = self._keep_user(self._forge.user(credential))
+        if sign_in.person not in {None, user.id}:
+            raise Forbidden(
+                f"GitLab answered for {user.username}, who is not who asked.",
+                remedy="Sign in to GitLab as yourself, then try again; nothing was changed.",
+            )
         now = self._clock.now()
         self._store.put_grant(_grant(user, tokens, now))
         login = Login(

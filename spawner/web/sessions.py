@@ -6,21 +6,20 @@ Must not know: phases' rules; it shows what the session says.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from spawner.context import admit_launch, current_caller, login_required, services
+from spawner.context import current_caller, login_required, services
 from spawner.errors import SessionNotFound, SpawnerError, foreign
 from spawner.images.log import failing_lines
-from spawner.images.model import BuildPolicy, FallbackPolicy
 from spawner.names import SessionName
 from spawner.sessions.model import Event, EventKind, Phase, Session, since_launch
 from spawner.users.model import Caller
+from spawner.web.login import ask_for_scope
+from spawner.web.pressed import Pressed, do, lacks_scope
 from spawner.web.words import STARTING_PHASES, stages
 
 LOG_LINES = 60
@@ -107,8 +106,7 @@ def start_now(name: str) -> BaseResponse:
 
 def build(name: str) -> BaseResponse:
     """Have the commit's own image built while the session runs on a lesser one."""
-    services().sessions.build(current_caller(), SessionName(name))
-    return _back(name)
+    return _pressed(Pressed(session=name, build="running"))
 
 
 def use_built_image(name: str) -> BaseResponse:
@@ -119,15 +117,17 @@ def use_built_image(name: str) -> BaseResponse:
 
 def retry(name: str) -> BaseResponse:
     """Launch the same again; with another fallback, or a build of its own, where the page offered one."""
+    form = request.form
+    return _pressed(Pressed(session=name, build=form.get("build", ""), fallback=form.get("fallback", "")))
+
+
+def _pressed(wanted: Pressed) -> BaseResponse:
+    """Do it, or ask the person for the scope that it wants; coming back from GitLab does it then."""
     caller = current_caller()
-    session = services().sessions.own(caller, SessionName(name))
-    wanted = session.request
-    with suppress(ValueError):
-        wanted = replace(wanted, fallback=FallbackPolicy(request.form.get("fallback", "")))
-    with suppress(ValueError):
-        wanted = replace(wanted, build=BuildPolicy(request.form.get("build", "")))
-    admit_launch(caller)
-    return _back(services().sessions.again(caller, session, wanted).name)
+    services().sessions.own(caller, SessionName(wanted.session))  # who may not do it is not sent to GitLab for it
+    if lacks_scope(caller, wanted):
+        return ask_for_scope(caller, wanted)
+    return _back(do(caller, wanted))
 
 
 def open_(name: str) -> BaseResponse:

@@ -45,7 +45,7 @@ def _host_suffix(wired: Wired) -> str:
         ({}, lambda each: each.edge.launches_per_minute, 60),
         ({"LIMITS__LAUNCHES_PER_MINUTE": "7"}, lambda each: each.edge.launches_per_minute, 7),
         ({"LIMITS__TOKEN_DAYS": "14"}, lambda each: each.services.users.longest_token_days, 14),
-        ({}, _scopes, "read_api read_repository write_repository read_registry"),
+        ({}, _scopes, "openid profile read_api read_repository write_repository read_registry"),
         ({"GITLAB__SCOPES": "api,read_registry"}, _scopes, "api read_registry"),
         ({}, _host_suffix, "localhost"),
         ({"STANDALONE__SERVES_PEOPLE": "{name}.sessions.example.org"}, _host_suffix, "sessions.example.org"),

@@ -43,7 +43,6 @@ def spawner_settings(places: Places, seeded: Seeded, *, dispatcher: str, build_j
         "HTTP__PUBLIC_URL": places.url(places.ports.spawner),
         "GITLAB__URL": places.url(places.ports.gitlab),
         "GITLAB__CLIENT_ID": seeded.client_id,
-        "GITLAB__SCOPES": "api read_repository write_repository read_registry",  # so that every button works
         "GITLAB__CLIENT_SECRET_FILE": str(private / "client-secret"),
         "GITLAB__WEBHOOK_SECRET_FILE": str(hook_secret),
         "SECRETS__KEY_FILE": str(private / "keys"),

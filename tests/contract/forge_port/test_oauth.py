@@ -100,6 +100,20 @@ def test_a_refresh_ends_the_tokens_before_it(application: GitLabOAuth) -> None:
         application.refresh(refresh_token=tokens.refresh_token or "")
 
 
+def test_one_scope_more_is_asked_for_and_kept(world: "World") -> None:
+    """A sign-in may ask for more than the usual; a refresh gives the same again, never what is usual."""
+    usual = ("read_api", "read_repository")
+    client_id, secret = world.standin.add_application(REDIRECT, scopes=(*usual, "api"), trusted=True)
+    client = GitLabOAuth(
+        world.standin.url, client_id=client_id, client_secret=secret, redirect_uri=REDIRECT, scopes=usual
+    )
+    url = client.authorization_url(redirect_uri=REDIRECT, state="s", verifier=VERIFIER, more=frozenset({"api"}))
+    code = signed_in(url)["code"][0]
+    tokens = client.exchange(code=code, redirect_uri=REDIRECT, verifier=VERIFIER)
+    fresh = client.refresh(refresh_token=tokens.refresh_token or "")
+    assert (tokens.scopes, fresh.scopes) == (frozenset({*usual, "api"}), frozenset({*usual, "api"}))
+
+
 def test_a_personal_token_is_no_oauth_token(world: "World", application: GitLabOAuth) -> None:
     """What a token is decides how it counts: personal and unknown ones are none of any application."""
     assert (application.inspect(world.ada.token), application.inspect("nonsense")) == (None, None)

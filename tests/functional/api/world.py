@@ -315,23 +315,27 @@ class WorldRuntime:
 
 
 class WorldOAuth:
-    """The forge's OAuth side: a code is a person's name."""
+    """The forge's OAuth side: a code is a person's name, and after a dot a scope; `api` where none is named."""
 
     client_id = "slipway-tests"
 
     def __init__(self, forge: WorldForge) -> None:
         self._forge = forge
 
-    def authorization_url(self, *, redirect_uri: str, state: str, verifier: str) -> str:
+    def authorization_url(
+        self, *, redirect_uri: str, state: str, verifier: str, more: frozenset[str] = frozenset()
+    ) -> str:
         del verifier
-        return f"{FORGE_URL}/oauth/authorize?redirect_uri={redirect_uri}&state={state}"
+        scopes = "+".join(["read_api", *more])
+        return f"{FORGE_URL}/oauth/authorize?redirect_uri={redirect_uri}&state={state}&scope={scopes}"
 
     def exchange(self, *, code: str, redirect_uri: str, verifier: str) -> OAuthTokens:
         del redirect_uri, verifier
-        token = f"oauth-{code}"
+        name, _, scope = code.partition(".")
+        token = f"oauth-{name}"
         if token not in self._forge.people:
             raise TokenRejected("GitLab does not know this code.")
-        return OAuthTokens(access_token=token, scopes=frozenset({"api"}))
+        return OAuthTokens(access_token=token, scopes=frozenset({scope or "api"}))
 
     def refresh(self, *, refresh_token: str) -> OAuthTokens:
         raise TokenRejected(refresh_token)

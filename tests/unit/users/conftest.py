@@ -144,9 +144,12 @@ class MemoryOAuth:
     def client_id(self) -> str:
         return "ours"
 
-    def authorization_url(self, *, redirect_uri: str, state: str, verifier: str) -> str:
+    def authorization_url(
+        self, *, redirect_uri: str, state: str, verifier: str, more: frozenset[str] = frozenset()
+    ) -> str:
         del verifier
-        return f"https://gitlab.example/oauth/authorize?redirect_uri={redirect_uri}&state={state}"
+        scopes = "+".join(["read_api", *more])
+        return f"https://gitlab.example/oauth/authorize?redirect_uri={redirect_uri}&state={state}&scope={scopes}"
 
     def exchange(self, *, code: str, redirect_uri: str, verifier: str) -> OAuthTokens:
         del redirect_uri, verifier
