@@ -8,11 +8,12 @@ Must not know: any adapter, any setting (`EdgeOptions` is filled in by `spawner.
 
 import hashlib
 import hmac
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import ParamSpec, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -41,6 +42,33 @@ class Announcements(Protocol):
     def wait(self, names: Collection[SessionName], timeout_seconds: float) -> bool:
         """Return True when one of the sessions was announced since this thread last returned, False at the timeout."""
         ...
+
+
+class Deliveries(Protocol):
+    """Tells a hook's first delivery from its repeats."""
+
+    def is_new(self, id: str) -> bool:  # noqa: A002 - GitLab's own name for it
+        """Say whether this is the first time, and remember it."""
+        ...
+
+
+class RecentDeliveries:
+    """The newest deliveries that this process saw; for threads."""
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
+        self._lock = Lock()
+        self._seen: OrderedDict[str, None] = OrderedDict()
+
+    def is_new(self, id: str) -> bool:  # noqa: A002 - as above
+        """Say whether this is the first time, and remember it; the oldest goes when there are too many."""
+        with self._lock:
+            is_new = id not in self._seen
+            self._seen[id] = None
+            self._seen.move_to_end(id)
+            if len(self._seen) > self._limit:
+                self._seen.popitem(last=False)
+        return is_new
 
 
 class NoAnnouncements:
@@ -75,7 +103,8 @@ class EdgeOptions:
     version: str = "0.1.0"
     patch_status: int = 200  # or 204, as Renku's own command line wants it
     viewer_limit: int = 24  # threads of this process less eight
-    hook_secret: str | None = field(default=None, repr=False)  # the secret token of GitLab's hooks, or `whsec_…`
+    hook_secrets: tuple[str, ...] = field(default=(), repr=False)  # GitLab's hooks prove one: a token, or `whsec_…`
+    deliveries: Deliveries = field(default_factory=RecentDeliveries)
     notices: tuple[str, ...] = ()  # sentences shown on every page, such as who this machine can separate
     default_url: str = "/lab"
     default_urls: tuple[str, ...] = ("/lab", "/tree")

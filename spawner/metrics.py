@@ -69,6 +69,12 @@ VIEWERS = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
+HOOKS = Counter(
+    "slipway_hooks",
+    "Deliveries of GitLab's hooks: `outcome` taken, ignored (no event of ours), repeated, lost or refused.",
+    ("outcome",),
+    registry=REGISTRY,
+)
 FORGE_CALL_SECONDS = Histogram(
     "slipway_forge_call_seconds",
     "Time of a REST call to GitLab: `operation` is the method and its path's words; `outcome` ok, refused or down.",

@@ -42,6 +42,7 @@ from spawner.sessions.reconcile import Reconciler, SessionSettings
 from spawner.sessions.service import SessionService
 from spawner.sessions.waiters import SessionWaiters
 from spawner.store.builds import BuildRows
+from spawner.store.deliveries import DeliveryRows
 from spawner.store.engine import open_engine, ping
 from spawner.store.sessions import SessionRows
 from spawner.store.users import UserRows
@@ -110,6 +111,7 @@ def wire(settings: Settings) -> Wired:
             _edge(settings, keys=keys, announcements=dispatcher.announcements),
             # GitLab and Redis are left out: without them we answer less, not nothing.
             readiness={"database": partial(ping, engine)},
+            deliveries=DeliveryRows(engine, SystemClock()),
         ),
         dispatcher=dispatcher,
         engine=engine,
@@ -344,7 +346,7 @@ def _edge(settings: Settings, *, keys: tuple[bytes, ...], announcements: Announc
         announcements=announcements,
         patch_status=settings.api.patch_status.value,
         viewer_limit=max(1, http.threads - _RESERVED_THREADS),
-        hook_secret=_secret(settings.gitlab.webhook_secret_file, "GITLAB__WEBHOOK_SECRET"),
+        hook_secrets=tuple((_secret(settings.gitlab.webhook_secret_file, "GITLAB__WEBHOOK_SECRET") or "").split()),
         default_url=settings.sessions.default_url,
         default_urls=settings.sessions.url_choices,
         metrics=metrics.exposition,

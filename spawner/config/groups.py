@@ -148,7 +148,8 @@ class Forge(Group):
     accepted_client_ids: Words = ()
     """Other applications whose OAuth tokens are accepted as bearers, by id, separated by commas."""
     webhook_secret_file: Path | None = None
-    """File with the secret that project hooks send as `X-Gitlab-Token`; without it hooks are refused."""
+    """File with what proves a hook: its secret token, or its signing token (`whsec_…`); one per line, any will do, so
+    that one can be replaced by another. Without it hooks are refused."""
     ca_file: Path | None = None
     """Certificates (PEM) to check it against, besides the system's."""
     timeout_seconds: Seconds = 10.0

@@ -99,10 +99,18 @@ def is_genuine(headers: Mapping[str, str], body: bytes, secrets: Sequence[Secret
     return any(hmac.compare_digest(secret.token.encode(), token) for secret in secrets if secret.token)
 
 
+def is_signed(headers: Mapping[str, str]) -> bool:
+    """Say whether a delivery carries a signature: then its body is part of the proof."""
+    return any(name.lower() == "webhook-signature" for name in headers)
+
+
 def delivery_id(headers: Mapping[str, str], body: bytes) -> str:
-    """Return what tells a repeated delivery: GitLab's key, constant over a resend (17.4+), else the body's hash."""
+    """Return what tells a repeated delivery: GitLab's key, constant over a resend (17.4+), else the body's hash.
+
+    Where there is a signature it is the key that was signed: who replays a delivery could write any other.
+    """
     given = {name.lower(): value for name, value in headers.items()}
-    key = given.get("idempotency-key") or given.get("webhook-id") or ""
+    key = given.get("webhook-id" if "webhook-signature" in given else "idempotency-key") or ""
     return key if re.fullmatch(r"[A-Za-z0-9_-]{8,128}", key) else hashlib.sha256(body).hexdigest()
 
 

@@ -225,6 +225,15 @@ tokens = Table(
     Index(None, "user_id", "created_at"),
 )
 
+# What GitLab's hooks delivered lately, by its id: a repeat, or a replay, does nothing in any process.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Name, primary_key=True),
+    Column("seen_at", UTCDateTime, nullable=False),
+    Index(None, "seen_at"),
+)
+
 codes = Table(
     "codes",
     metadata,

@@ -1,21 +1,17 @@
-"""The doors of a session's own credential, of GitLab's hooks, and of a person's tokens.
+"""The doors of a session's own credential, and of a person's tokens.
 
-Covered: reports, one-time codes, hooks with both kinds of secret, repeats, tokens made, used and revoked.
-Left out: the agent itself, the relay.
+Covered: reports, one-time codes, tokens made, used and revoked. Left out: the agent itself, the relay.
 """
 
-import json
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from flask.testing import FlaskClient
 
 from spawner.names import SessionName
-from spawner.ports import JobStatus
 from tests.functional.api.conftest import client_of
-from tests.functional.api.test_servers import launch, run
-from tests.functional.api.world import HOOK_SECRET, SHA, World
+from tests.functional.api.test_servers import run
+from tests.functional.api.world import World
 
 
 def _credential(world: World, name: str) -> dict[str, str]:
@@ -51,66 +47,6 @@ def test_credential_ends(world: World, ada: FlaskClient, nobody: FlaskClient) ->
     ada.delete(f"/notebooks/servers/{name}")
     world.until(lambda: ada.get(f"/notebooks/servers/{name}").status_code == 404)
     assert nobody.post("/api/slipway/v1/agent/report", json={"event": "step"}, headers=credential).status_code == 401
-
-
-# ---------------------------------------------------------------- hooks
-
-
-def _hook(client: FlaskClient, world: World, **headers: str) -> Any:
-    payload = {
-        "object_kind": "build",
-        "sha": SHA,
-        "project_id": 42,
-        "pipeline_id": 800,
-        "build_id": 900,
-        "build_name": "image_build",
-        "build_status": "success",
-    }
-    sent = {"X-Gitlab-Event": "Job Hook", "X-Gitlab-Token": HOOK_SECRET, **headers}
-    del world
-    return client.post("/hooks/gitlab", data=json.dumps(payload), content_type="application/json", headers=sent)
-
-
-def test_hook_hints(world: World, ada: FlaskClient, nobody: FlaskClient) -> None:
-    """A hook makes the waiting session start at once, long before the next poll."""
-    project = world.forge.projects[42]
-    world.add_job(project, JobStatus.RUNNING)
-    name = launch(ada)["name"]
-    world.until(lambda: ada.get(f"/notebooks/servers/{name}").json["slipway"]["build"])  # type: ignore[index]
-    world.add_job(project, JobStatus.SUCCESS)
-    world.add_image()
-    assert (_hook(nobody, world).status_code, b"") == (204, b"")
-    world.be_ready(SessionName(name))
-    body = world.until(lambda: _running(ada, name))
-    assert body["slipway"]["image"]["source"] == "built"
-
-
-def _running(client: FlaskClient, name: str) -> Any:
-    body: Any = client.get(f"/notebooks/servers/{name}").json
-    return body if body["status"]["state"] == "running" else None
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 204),
-        ({"X-Gitlab-Token": "wrong"}, 403),
-        ({"X-Gitlab-Token": ""}, 403),
-        ({"webhook-signature": "v1,xxxx", "webhook-id": "x", "webhook-timestamp": "1"}, 403),
-        ({"X-Gitlab-Event": "Issue Hook"}, 204),
-        ({"Idempotency-Key": "12345678-abcd"}, 204),
-    ],
-)
-def test_hook_secret(world: World, nobody: FlaskClient, headers: dict[str, str], status: int) -> None:
-    """Only a delivery with our secret is taken; what means nothing to us is fine."""
-    assert status == _hook(nobody, world, **headers).status_code
-    assert status == _hook(nobody, world, **headers).status_code
-
-
-def test_hook_malformed(nobody: FlaskClient) -> None:
-    """A body that is no JSON is refused."""
-    answer = nobody.post("/hooks/gitlab", data=b"{", headers={"X-Gitlab-Token": HOOK_SECRET})
-    assert answer.status_code == 400
 
 
 # ---------------------------------------------------------------- tokens

@@ -78,6 +78,7 @@ KEY = b"0123456789abcdefghijklmnopqrstuvwxyz-world"
 SHA = CommitSha("172a784d465a7bd45bacc165df2b64a591ac6b18")
 OLD_SHA = CommitSha("a" * 40)
 HOOK_SECRET = "hook-secret-of-the-tests"
+SIGNING_KEY = "whsec_" + base64.b64encode(b"signing-key-of-the-tests-32-bytes").decode()
 CLASSES = (
     ResourceClass(id=1, name="small", cpu_cores=0.5, memory_bytes=2 * GIGABYTE, is_default=True),
     ResourceClass(id=2, name="large", cpu_cores=2, memory_bytes=8 * GIGABYTE, max_storage_bytes=100 * GIGABYTE),
@@ -576,5 +577,5 @@ def world_options() -> EdgeOptions:
         forges=(ForgeAddress(name="default", web_url=FORGE_URL),),
         announcements=InProcessDispatcher().announcements,
         viewer_limit=4,
-        hook_secret=HOOK_SECRET,
+        hook_secrets=(HOOK_SECRET, SIGNING_KEY),
     )

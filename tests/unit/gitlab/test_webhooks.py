@@ -1,6 +1,7 @@
 """Hooks: every payload of `payloads/<header>__<case>.json` to its event, secrets and signatures, damaged payloads.
 
-The payloads follow the examples of GitLab's documentation and `lib/gitlab/data_builder`. Left out: what is done with an
+The payloads follow the examples of GitLab's documentation and `lib/gitlab/data_builder`; where versions differ, those
+of 15.11 (`gitlab_15`) and 19.0 (`gitlab_19`) stand beside each other. Left out: what is done with an
 event, and deliveries (contract and functional tests).
 """
 
@@ -25,6 +26,7 @@ from spawner.gitlab.webhooks import (
     delivery_id,
     event,
     is_genuine,
+    is_signed,
 )
 from spawner.names import CommitSha, ProjectPath
 from spawner.ports import JobStatus, RefKind
@@ -70,9 +72,15 @@ EVENTS: dict[str, Event] = {
     "job-hook__failed_with_reason": job_changed(JobStatus.FAILED),
     "job-hook__unknown_status": job_changed(JobStatus.UNKNOWN),
     "job-hook__child_pipeline": job_changed(JobStatus.RUNNING),
+    "job-hook__gitlab_15_pending": job_changed(JobStatus.PENDING),
+    "job-hook__gitlab_19_canceling": job_changed(JobStatus.CANCELING),
     "pipeline-hook__success": pipeline_changed(is_protected_ref=True),
     "pipeline-hook__merge_request": pipeline_changed(is_protected_ref=False),
     "pipeline-hook__older_without_builds": pipeline_changed(is_protected_ref=None, has_jobs=False),
+    "pipeline-hook__gitlab_15_pending": pipeline_changed(is_protected_ref=None),
+    "pipeline-hook__gitlab_19_child": pipeline_changed(is_protected_ref=True),
+    "push-hook__gitlab_15": ref_moved("feature/x", BEFORE, SHA),
+    "tag-push-hook__gitlab_19": ref_moved("v1.0.0", None, SHA, RefKind.TAG),
     "push-hook__branch": ref_moved("feature/x", BEFORE, SHA),
     "push-hook__new_branch": ref_moved("new", None, SHA),
     "push-hook__deleted_branch": ref_moved("old", BEFORE, None),
@@ -179,3 +187,15 @@ def test_a_resent_delivery_has_the_id_of_the_first() -> None:
     found = (delivery_id(key, b"a") == delivery_id(key, b"b"), delivery_id({}, b"a") == delivery_id({}, b"b"))
     assert found == (True, False)
     assert delivery_id({"Idempotency-Key": "x' or 1"}, b"a") == hashlib.sha256(b"a").hexdigest()
+
+
+def test_a_signed_delivery_is_known_by_what_was_signed() -> None:
+    """Who replays a delivery may write another key beside it, and is known all the same."""
+    signed_once = {"webhook-id": "f5e5f430-f57b", "webhook-signature": "v1,x"}
+    replayed = {**signed_once, "Idempotency-Key": "something-else"}
+    assert delivery_id(signed_once, b"a") == delivery_id(replayed, b"a") == "f5e5f430-f57b"
+    assert [is_signed(each) for each in (replayed, {"Webhook-Signature": ""}, {"X-Gitlab-Token": "t"})] == [
+        True,
+        True,
+        False,
+    ]
