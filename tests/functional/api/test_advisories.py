@@ -106,7 +106,7 @@ def colliding_names(world: World, _: Pytest) -> None:
     subjects = [(person, path, branch) for person, path in product(people, paths) for branch in ("main", "c-main")]
     sessions, folders = {}, {}
     for person, path, branch in subjects:
-        namespace, _, project = path.rpartition("/")
+        namespace, project = path.split("/")
         subject = SessionSubject(username=person, namespace=namespace, project=project, branch=branch, sha=SHA)
         sessions[person, path, branch] = session_name(subject, hash_length=32)
         work = WorkloadSubject(
