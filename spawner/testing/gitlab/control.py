@@ -39,6 +39,12 @@ def requests() -> flask.Response:
     return answer({route: counts[route] for route in sorted(counts)})
 
 
+@blueprint.get("/-/stand-in/targets")
+def targets() -> flask.Response:
+    """Answer the last requests, method and target as they were sent: what an access log of GitLab holds."""
+    return answer(list(here().switches.targets))
+
+
 @blueprint.get("/-/stand-in/runner")
 def runner() -> flask.Response:
     """Answer whether the runners get jobs."""

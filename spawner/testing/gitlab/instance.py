@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 VERSION = "18.5.0"
 REVISION = "5d1b2ce0fd9"
 _KEY_BITS = 2048
+_TARGETS_KEPT = 20_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class Switches:
     may_pick_user: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     project_counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # project id, client, route
+    targets: deque[str] = field(default_factory=lambda: deque(maxlen=_TARGETS_KEPT))
     rates: Counter[tuple[int, str]] = field(default_factory=Counter)
 
 

@@ -128,6 +128,11 @@ class StandIn(Forge):
         counts: dict[str, int] = self.control("GET", f"/requests{query}")
         return counts
 
+    def targets(self) -> list[str]:
+        """Return the last requests, method and target as they were sent: what an access log of GitLab holds."""
+        found: list[str] = self.control("GET", "/targets")
+        return found
+
     def pause_runner(self, *, paused: bool = True) -> None:
         """Keep jobs from the runner, or give them again."""
         self.control("POST", "/runner", {"paused": paused})

@@ -328,6 +328,8 @@ def route_name() -> str:
 
 def _before() -> flask.Response | None:
     flask.g.actor = ANONYMOUS
+    raw = flask.request.environ.get("RAW_URI") or flask.request.environ.get("REQUEST_URI") or ""
+    here().switches.targets.append(f"{flask.request.method} {raw}")
     here().switches.counts[f"{flask.request.method} {route_name()}"] += 1
     project = _named_project()
     _count_for(project)
