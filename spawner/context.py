@@ -26,6 +26,7 @@ from spawner.services import Services
 from spawner.sessions.looks import Looks
 from spawner.users.model import Caller
 from spawner.users.pace import LaunchPace
+from spawner.users.renku import GIT_CREDENTIALS, gitlab_token
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,6 +112,7 @@ class EdgeOptions:
     metrics: Callable[[], tuple[bytes, str]] | None = None  # body and content type of /metrics
     readiness: Mapping[str, Callable[[], None]] = field(default_factory=dict)  # each raises SpawnerError when not ready
     max_body_bytes: int = 1 << 20  # of every request but the Git relay's
+    takes_renku_headers: bool = False  # of Renku's gateway; see `spawner.users.renku`
     launches_per_minute: int = 0  # of one person, counted by this process; 0 for no limit
 
     @property
@@ -178,6 +180,14 @@ def _bearer() -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
+def _gateway_token() -> str | None:
+    """Return the GitLab token that Renku's gateway sent, where its headers are taken."""
+    header = request.headers.get(GIT_CREDENTIALS)
+    if header is None or not options().takes_renku_headers:
+        return None
+    return gitlab_token(header, [forge.web_url for forge in options().forges])
+
+
 def bearer_text() -> str:
     """Return the bearer token of the request as sent; raises SignInRequired when there is none."""
     token = _bearer()
@@ -189,7 +199,7 @@ def bearer_text() -> str:
 def optional_caller() -> Caller | None:
     """Return who asks, or None; raises TokenRejected for a bearer that is no good."""
     if "caller" not in g:
-        token = _bearer()
+        token = _gateway_token() or _bearer()
         if token is not None:
             g.caller = services().users.bearer(token, address=request.remote_addr or "")
         else:
@@ -241,9 +251,16 @@ def login_required(view: Callable[P, T]) -> Callable[P, T]:
 def refuse_forgery() -> None:
     """Raise RequestForged for a state-changing request by cookie that is not provably from a page of ours.
 
-    A request that carries a bearer is no browser's doing and needs no proof.
+    A request that carries a bearer is no browser's doing and needs no proof. One by Renku's gateway is, and its pages
+    are not ours: there the browser's word has to do that it comes from the same site.
     """
-    if request.method in _SAFE_METHODS or _bearer() is not None:
+    if request.method in _SAFE_METHODS:
+        return
+    if _gateway_token() is not None:
+        if request.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise _from_elsewhere()
+        return
+    if _bearer() is not None:
         return
     refuse_foreign_origin()
     sent = request.headers.get(CSRF_HEADER) or request.form.get(CSRF_FIELD, "")
@@ -256,9 +273,11 @@ def refuse_foreign_origin() -> None:
     origin = request.headers.get("Origin")
     site = request.headers.get("Sec-Fetch-Site")
     if (origin is not None and origin.lower() != options().origin) or site not in {None, "same-origin", "none"}:
-        raise RequestForged(
-            "This request came from another site.", remedy=f"Open {options().public_url} and go on there."
-        )
+        raise _from_elsewhere()
+
+
+def _from_elsewhere() -> RequestForged:
+    return RequestForged("This request came from another site.", remedy=f"Open {options().public_url} and go on there.")
 
 
 def csrf_token() -> str:

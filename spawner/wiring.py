@@ -351,6 +351,7 @@ def _edge(settings: Settings, *, keys: tuple[bytes, ...], announcements: Announc
         default_urls=settings.sessions.url_choices,
         metrics=metrics.exposition,
         max_body_bytes=settings.limits.body_bytes,
+        takes_renku_headers=http.renku_headers,
         launches_per_minute=settings.limits.launches_per_minute,
     )
     return replace(edge, notices=_notices(settings))

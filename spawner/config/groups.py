@@ -121,6 +121,9 @@ class HTTP(Group):
     """Port to listen on; 0 picks a free one."""
     threads: Annotated[int, Field(ge=9)] = 32
     """Threads that answer requests; event streams use at most this less eight, then 503."""
+    renku_headers: bool = False
+    """Take the header `Renku-Auth-Git-Credentials` of Renku's gateway: the GitLab token in it counts like a bearer, so
+    name the gateway's OAuth application in `SPAWNER_GITLAB__ACCEPTED_CLIENT_IDS`."""
     trusted_proxies: Count = 0
     """How many proxies in front of the spawner may be believed about `X-Forwarded-*`."""
 
