@@ -28,6 +28,7 @@ from builder.tags import Label, environment_tag, published_tags
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from builder.entries import Kind
     from builder.key import Key
     from builder.trees import GitTree
 
@@ -36,12 +37,20 @@ ENGINE = "environment"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where images go: a registry, a repository in it, the commit they are for, and where that commit came from."""
+    """Where images go: a registry, a repository in it, the commit they are for, and where that commit came from.
+
+    `extra_tags` are names that people gave the commit's image besides its own.
+    """
 
     registry: RegistryClient
     repository: str
     commit: str
     source_url: str = ""
+    extra_tags: tuple[str, ...] = ()
+
+    def tags(self, kind: Kind) -> tuple[str, ...]:
+        """Return the tags that the commit's image gets, its own first."""
+        return (*published_tags(self.commit, kind), *self.extra_tags)
 
     def reference(self, tag: str) -> str:
         """Write the reference of a tag in this repository."""
@@ -72,7 +81,7 @@ class _Made:
 def build(source: GitTree, key: Key, target: Target, policy: Policy, *, say: Callable[[str], None]) -> Report:
     """Bring the commit's image into the registry and report on it. BuilderError of every kind; safe to repeat."""
     began = time.monotonic()
-    tags = published_tags(target.commit, key.kind)
+    tags = target.tags(key.kind)
     tag = environment_tag(key.digest)
     if policy.is_reusing and not policy.is_refreshing:
         found = target.registry.manifest(target.repository, tag)
@@ -188,7 +197,7 @@ def _push(target: Target, packed: Packed, tags: tuple[str, ...], say: Callable[[
 
 def _reuse(key: Key, target: Target, manifest: Manifest, reason: str, seconds: float) -> Report:
     began = time.monotonic()
-    tags = published_tags(target.commit, key.kind)
+    tags = target.tags(key.kind)
     for tag in tags:
         target.registry.put_manifest(target.repository, tag, manifest)
     return Report(

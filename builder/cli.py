@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from builder.entries import Kind
 from builder.environment import this_platform
 from builder.key import Key, environment_key
 from builder.report import write
-from builder.tags import environment_tag, published_tags
+from builder.tags import environment_tag, extra_tags, published_tags
 from builder.trees import GitTree, checked_sha, resolve_commit
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def plan_command(  # noqa: PLR0913, PLR0917 - one parameter per option
 @click.option("--refresh", is_flag=True, help="Build anew and move the environment's tag: for schedules.")
 @click.option("--no-reuse", is_flag=True, help="Build anew, and push the commit's tag only.")
 @click.option("--max-age-days", default=30, show_default=True, help="Build anew what is older; 0: never.")
+@click.option("--extra-tags", "more", metavar="NAMES", default="", help="Further tags, separated by blanks.")
 @_registry_image
 @_user
 @_token_file
@@ -216,6 +218,7 @@ def build_command(  # noqa: PLR0913, PLR0917 - one parameter per option
     refresh: bool,  # noqa: FBT001 - click passes by name
     no_reuse: bool,  # noqa: FBT001 - click passes by name
     max_age_days: int,
+    more: str,
     registry_image: str | None,
     user: str | None,
     token_file: str | None,
@@ -232,6 +235,7 @@ def build_command(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise errors.UsageError(f"The engine {engine} builds for the machine it runs on, {this_platform()}.")
     where = job.where(directory, commit)
     target = job.target(where.commit, registry_image, user, token_file, trusted)
+    target = replace(target, extra_tags=extra_tags(more))
     policy = Policy(is_reusing=not no_reuse, is_refreshing=refresh, max_age_days=max_age_days)
     with GitTree(where.git_dir, where.commit) as source:
         found = environment_key(source.tree, source.read, kind=Kind(kind), platform=this_platform())

@@ -10,11 +10,14 @@ import re
 from enum import StrEnum
 
 from builder.entries import Kind
+from builder.errors import UsageError, capped
 
 ENVIRONMENT_TAG_HEX = 32
 SHORT_SHA_CHARACTERS = 7
 GITLAB_SHORT_SHA_CHARACTERS = 8
 ENVIRONMENT_SUFFIX = "-environment"
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # OCI distribution 1.1
+_OURS = re.compile(rf"env-.*|[0-9a-f]{{7,64}}({ENVIRONMENT_SUFFIX})?")
 LOWEST_PORT_SEPARATOR = re.compile(r":(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127})$")
 
 
@@ -52,6 +55,20 @@ def published_tags(sha: str, kind: Kind) -> tuple[str, ...]:
             return (sha, sha[:SHORT_SHA_CHARACTERS])
         case Kind.ENVIRONMENT:
             return (commit_tag(sha, kind),)
+
+
+def extra_tags(text: str) -> tuple[str, ...]:
+    """Return the tags of a text that lists them with blanks between, each once.
+
+    UsageError for what is no tag, and for one that looks like an environment's or a commit's, which others rely on.
+    """
+    tags = tuple(dict.fromkeys(text.split()))
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise UsageError(f"“{capped(tag)}” can be no tag: letters, digits, “_”, “.” and “-”, 128 at most.")
+        if _OURS.fullmatch(tag):
+            raise UsageError(f"“{tag}” is a name for an environment or a commit; choose another extra tag.")
+    return tags
 
 
 def candidate_tags(sha: str, kind: Kind) -> tuple[str, ...]:

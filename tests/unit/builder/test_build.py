@@ -121,6 +121,22 @@ def test_a_commit_is_built_and_its_notebook_edit_is_not(
     }  # fmt: skip
 
 
+def test_tags_that_people_add_follow_the_commit(builder: Run, repository: Repository, registry: str) -> None:
+    """A built and a reused image get them alike, after the commit's own; the key's tag stays first where it is set."""
+    for extra, outcome in (("latest v1", "built"), ("latest", "reused")):
+        sha = repository.commit({"requirements.txt": "gauge\n", "a.ipynb": outcome})
+        assert builder("build", "--extra-tags", extra) == Exit.DONE
+        report = _report(repository)
+        names = [f"{sha}-environment", *extra.split()]
+        assert (report["outcome"], report["tags"][-len(names) :]) == (outcome, names)  # type: ignore[index]
+        name = str(report["reference"]).removeprefix(f"{registry}/").partition(":")[0]
+        client = _client(registry)
+        found = client.head(name, "latest")
+        client.close()
+        assert found is not None
+        assert found.digest == report["digest"]
+
+
 def test_the_image_says_where_it_comes_from(
     builder: Run, repository: Repository, registry: str, tmp_path: Path
 ) -> None:

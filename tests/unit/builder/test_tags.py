@@ -1,6 +1,6 @@
 """The names of images.
 
-Covered: tags of both kinds, candidates in order, what counts as the commit's own.
+Covered: tags of both kinds, candidates in order, what counts as the commit's own, what people may add.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import pytest
 
 from builder import tags
 from builder.entries import Kind
+from builder.errors import UsageError
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 REGISTRY = "registry.example.com:5050"
@@ -57,3 +58,30 @@ def test_the_commits_own_reference_is_no_request(image: str, *, is_own: bool) ->
 def test_short_tags_are_told_apart(tag: str, *, is_short: bool) -> None:
     """A shortened SHA may name another commit, so its label must be looked at."""
     assert tags.is_short_tag(tag) is is_short
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("", ()), ("latest", ("latest",)), (" v1.0  latest v1.0 ", ("v1.0", "latest")), ("x" * 128, ("x" * 128,))],
+)
+def test_people_may_add_tags(text: str, names: tuple[str, ...]) -> None:
+    """Blanks separate them, and one said twice counts once."""
+    assert tags.extra_tags(text) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("feature/x", "can be no tag"),
+        ("$(id)", "can be no tag"),
+        ("x" * 129, "can be no tag"),
+        (f"latest env-{'ab' * 16}", "for an environment or a commit"),
+        (SHA, "for an environment or a commit"),
+        ("0123456", "for an environment or a commit"),
+        (f"{SHA}-environment", "for an environment or a commit"),
+    ],
+)
+def test_an_added_tag_takes_nobodys_place(text: str, why: str) -> None:
+    """What is no tag is refused, and so is one that a launch would take for another commit's image."""
+    with pytest.raises(UsageError, match=why):
+        tags.extra_tags(text)
