@@ -35,9 +35,11 @@ __all__ = ["Expansion", "InstallError", "JobSpec", "Origin", "duration_seconds",
 
 _ZEROS = re.compile(r"0*")
 _FILES = re.compile(rb"include|exists|changes")
+_CHECKED_FILE = ".slipway-checked.yml"
 _RULES_FILE = ".slipway-rules.json"
 _CONFIGURATION_FILE = ".gitlab-ci.yml"
 _KEPT_ANSWERS = 256
+_EMPTY_TAGS = re.compile(r"^ *tags: \[\]\n", re.MULTILINE)
 # gitlab-ci-local invents these where GitLab leaves them unset; https://docs.gitlab.com/ci/variables/predefined_variables/
 _SOMETIMES_UNSET = (
     "CI_COMMIT_BRANCH",
@@ -136,13 +138,44 @@ def _read(asked: _Asked, checkout: Checkout, *, own_default: Mapping[str, Any]) 
     (checkout.folder / _CONFIGURATION_FILE).write_bytes(text)
     digest = hashlib.sha256(text).hexdigest()
     is_known = b"include" not in text and program.has_passed(digest)
-    expanded = _asked_program(asked, checkout, ["--preview", *(["--no-json-schema-validation"] if is_known else [])])
+    expanded = _previewed(asked, checkout, is_checked=not is_known)
     if b"include" not in text and not is_known:
         program.note_passed(digest)
     document = read_document(expanded, own_default=own_default)
     if b"exists" not in text and "exists:" in expanded:
         checkout.place_names()
     return _decided(asked, checkout, document)
+
+
+def _previewed(asked: _Asked, checkout: Checkout, *, is_checked: bool) -> str:
+    """Return the merged configuration.
+
+    GitLab's schema allows an empty list of tags and the program's copy of it does not: with those, it is checked
+    without them.
+    """
+    unchecked = ["--preview", "--no-json-schema-validation"]
+    if not is_checked:
+        return _asked_program(asked, checkout, unchecked)
+    mark = f"{hashlib.sha256(asked.yaml_bytes).hexdigest()}-empty-tags"
+    if not program.has_passed(mark):
+        try:
+            return _asked_program(asked, checkout, ["--preview"])
+        except program.RefusedError as exc:
+            if "property 'tags' must not have fewer than 1 items" not in str(exc):
+                raise
+    expanded = _asked_program(asked, checkout, unchecked)
+    _check(asked, checkout, _EMPTY_TAGS.sub("", expanded))
+    program.note_passed(mark)
+    return expanded
+
+
+def _check(asked: _Asked, checkout: Checkout, configuration: str) -> None:
+    """Hold a merged configuration against the schema, once on this machine."""
+    digest = hashlib.sha256(configuration.encode()).hexdigest()
+    if not program.has_passed(digest):
+        (checkout.folder / _CHECKED_FILE).write_text(configuration)
+        _asked_program(asked, checkout, ["--preview", "--file", _CHECKED_FILE])
+        program.note_passed(digest)
 
 
 def _decided(asked: _Asked, checkout: Checkout, document: Document) -> Expansion:

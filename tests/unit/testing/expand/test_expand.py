@@ -4,18 +4,14 @@ Covered: every field of a job, defaults, parallel jobs, needs, rules with if, ch
 all four kinds, what is refused, what is kept, installing. Left out: `id_tokens`' values, which the server makes.
 """
 
-import os
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask, Response, request
-from werkzeug.serving import make_server
 
 from spawner.testing.gitlab.expand import JobSpec, Origin, _expanded_once
-from tests.unit.testing.expand.conftest import History, make_bare
+from tests.unit.testing.expand.conftest import History
+from tests.unit.testing.expand.serving import git_config, served
 
 TAG = {"CI_COMMIT_TAG": "v1", "CI_PIPELINE_SOURCE": "push"}
 
@@ -288,62 +284,21 @@ def test_a_text_is_checked_against_the_schema_once(history: History) -> None:
 @pytest.fixture(scope="module")
 def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve `grp/templates` over HTTP with a password, and a plain file without one; yield the address."""
-    folder = tmp_path_factory.mktemp("forge")
-    made = make_bare(
-        folder / "made",
-        (
-            {
-                "job.yml": "from_project: {script: [echo project]}\n",
-                "templates/image_build.yml": """
-                    spec: {inputs: {stage: {default: build}}}
-                    ---
-                    from_component: {stage: "$[[ inputs.stage ]]", script: [echo component]}
-                """,
-            },
-        ),
-    )
-    (folder / "grp").mkdir()
-    made.bare.rename(folder / "grp" / "templates.git")
-    subprocess.run(["git", "-C", str(folder / "grp/templates.git"), "tag", "1.2.0"], check=True, timeout=20)
-    app = Flask(__name__)
-
-    @app.get("/remote.yml")
-    def remote() -> str:
-        return "from_remote: {script: [echo remote]}\n"
-
-    app.add_url_rule("/grp/<path:rest>", "git", lambda rest: _backend(folder, rest), methods=["GET", "POST"])
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join(timeout=10)
-        server.server_close()
-
-
-def _backend(folder: Path, rest: str) -> Response:
-    if request.authorization is None or request.authorization.password != "let-me-in":
-        return Response(status=401, headers={"WWW-Authenticate": "Basic"})
-    environment = {
-        "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(folder), "GIT_HTTP_EXPORT_ALL": "1",
-        "PATH_INFO": f"/grp/{rest}", "QUERY_STRING": request.query_string.decode(), "REQUEST_METHOD": request.method,
-        "CONTENT_TYPE": request.content_type or "", "HTTP_GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
-        "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""), "REMOTE_USER": "ci",
-    }  # fmt: skip
-    ended = subprocess.run(
-        ["git", "http-backend"], input=request.get_data(), env=environment, capture_output=True, timeout=20, check=True
-    )
-    head, _, body = ended.stdout.partition(b"\r\n\r\n")
-    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-    return Response(body, status=int(headers.pop("Status", "200").split()[0]), headers=headers)
+    files = {
+        "job.yml": "from_project: {script: [echo project]}\n",
+        "templates/image_build.yml": """
+            spec: {inputs: {stage: {default: build}}}
+            ---
+            from_component: {stage: "$[[ inputs.stage ]]", script: [echo component]}
+        """,
+    }
+    remote = "from_remote: {script: [echo remote]}\n"
+    with served(tmp_path_factory.mktemp("forge"), files, remote=remote, tag="1.2.0") as url:
+        yield url
 
 
 def test_all_kinds_of_includes(history: History, forge: str, tmp_path: Path) -> None:
     """Local files, addresses, other projects and components are merged, by credentials from a private file."""
-    config = tmp_path / "git.config"
-    config.write_text(f'[http "{forge}"]\n\textraHeader = Authorization: Basic dTpsZXQtbWUtaW4=\n')
     text = f"""
         include:
           - local: ci/local.yml
@@ -353,7 +308,7 @@ def test_all_kinds_of_includes(history: History, forge: str, tmp_path: Path) -> 
         own: {{script: [echo own]}}
     """
     variables = {"CI_COMMIT_BRANCH": "main", "CI_SERVER_FQDN": forge.removeprefix("http://")}
-    origin = Origin(url=f"{forge}/grp/proj.git", git_config=config)
+    origin = Origin(url=f"{forge}/grp/proj.git", git_config=git_config(tmp_path, forge))
     found = history.expand(text, variables=variables, origin=origin)
     assert found.errors == ()
     assert {job.name: (job.stage, job.script) for job in found.jobs} == {
@@ -365,3 +320,11 @@ def test_all_kinds_of_includes(history: History, forge: str, tmp_path: Path) -> 
     }
     refused = history.expand(text, variables=variables, origin=Origin(url=origin.url))
     assert "could not be fetched" in "\n".join(refused.errors)
+
+
+def test_an_empty_list_of_tags_is_no_mistake(history: History) -> None:
+    """GitLab's own schema allows `tags: []`, as templates make of an input; what is wrong beside it is still told."""
+    text = "include: [{{local: ci/local.yml}}]\njob: {{script: x, tags: []{0}}}\n"
+    for _ in range(2):
+        assert history.jobs(text.format(""))["job"].tags == ()
+        assert "'unheard_of' property" in "\n".join(history.expand(text.format(", unheard_of: y")).errors)
