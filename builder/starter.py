@@ -1,7 +1,7 @@
 """What `builder init` writes into a project that has no build job yet.
 
 It promises to change nothing that is there. The job is the one of `gitlab-ci-templates/image-build.gitlab-ci.yml` with
-its inputs at their defaults; a test compares the two.
+its inputs at their defaults, without what only an included job needs; a test compares the two.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ image_build:
       - runner_system_failure
       - stuck_or_timeout_failure
   rules:
-    - if: $CI_PIPELINE_SOURCE == "merge_request_event"
-    - if: $CI_COMMIT_BRANCH && $CI_OPEN_MERGE_REQUESTS
+    - if: $CI_PIPELINE_SOURCE == "push" && $CI_COMMIT_BRANCH && $CI_OPEN_MERGE_REQUESTS
       when: never
-    - if: $CI_COMMIT_BRANCH
-    - if: $CI_COMMIT_TAG
+    - if: $CI_MERGE_REQUEST_IID || $CI_COMMIT_BRANCH || $CI_COMMIT_TAG
   script:
     - builder build --engine environment
   artifacts:

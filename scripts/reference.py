@@ -1,4 +1,6 @@
-"""Writes the pages of docs/reference that the code says better than a person: commands, configuration, HTTP API.
+"""Writes the pages of docs/reference that the code says better than a person.
+
+They are the commands, the configuration, the HTTP API, and the inputs of the CI template.
 
 For: `scripts/docs`; `tests/meta` asks that what is committed is what this would write.
 Promises: needs no service, no database, no network; the same code gives the same pages.
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import yaml
 
 from builder.cli import cli as builder
 from spawner import config
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
     from spawner.services import Services
 
-REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+TEMPLATE = ROOT / "gitlab-ci-templates" / "image-build.gitlab-ci.yml"
 _MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.FAILED: "failed",
@@ -45,10 +50,59 @@ def pages() -> dict[str, str]:
     document = api_document()
     return {
         "commands.md": commands_page(),
+        "ci-template.md": template_page(TEMPLATE.read_text(encoding="utf-8")),
         "configuration.md": config.reference(),
         "api.md": api_page(document),
         "openapi.json": json.dumps(document, indent=1) + "\n",
     }
+
+
+def template_page(template: str) -> str:
+    """Return the inputs of the CI template, and the jobs that it defines."""
+    header, body = yaml.safe_load_all(template)
+    lines = [
+        "# The CI template",
+        "",
+        "Generated from `gitlab-ci-templates/image-build.gitlab-ci.yml`. How it is used:",
+        "[add the button](../how-to/add-the-button.md). No input changes what is built: that is in the commit.",
+        "",
+        *input_table(header["spec"]["inputs"]),
+        "",
+        "| job | when |",
+        "| --- | --- |",
+    ]
+    name = next(iter(body))
+    for job, told in body.items():
+        when = "always" if job == name else "with `spawner_url`" + (", by hand" if "stop" in job else "")
+        lines.append(f"| `{job.replace(name, '<job_name>')}` | {when}; {_limits(told)} |")
+    return "\n".join([*lines, "", *_ARTIFACTS]) + "\n"
+
+
+def input_table(inputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table of inputs."""
+    head = ["| input | default | what it is |", "| --- | --- | --- |"]
+    return [*head, *(_input(name, told) for name, told in inputs.items())]
+
+
+_ARTIFACTS = (
+    "The job leaves `slipway-report.json` (what was built or reused, and why) as an artifact, and `IMAGE_REF`,",
+    "`IMAGE_DIGEST` and `IMAGE_KEY` as variables for later jobs that need it.",
+)
+
+
+def _input(name: str, told: Mapping[str, Any]) -> str:
+    default = told["default"] if isinstance(told["default"], str) else json.dumps(told["default"])
+    choices = f" One of {', '.join(f'`{option}`' for option in told['options'])}." if "options" in told else ""
+    shown = f"`{default}`" if told["default"] else "none"
+    return f"| `{name}` | {shown} | {_cell(told['description'] + choices)} |"
+
+
+def _limits(job: Mapping[str, Any]) -> str:
+    words = ["not interrupted by newer pushes"] if job.get("interruptible") is False else []
+    words += [f"tried again on {', '.join(job['retry']['when'])}"] if "retry" in job else []
+    words += [f"environment `{job['environment']['name']}`"] if "environment" in job else []
+    words += ["may fail"] if job.get("allow_failure") else []
+    return ", ".join(words)
 
 
 def empty_app() -> "Flask":

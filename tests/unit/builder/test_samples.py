@@ -1,7 +1,8 @@
-"""The demo's sample projects and the shipped CI template.
+"""The demo's sample projects.
 
 Covered: histories that can be played, which of their commits share an environment, CI files that GitLab's own schema
-accepts, and that all of them run the job that the spawner waits for. Left out: running them (the demo's check).
+accepts, and that all of them run the job that the spawner waits for. Left out: running them (the demo's check), the
+template (tests/unit/templates).
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from builder.starter import CI_TEXT
 from tests.unit.builder.commits import key_of
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "spawner" / "testing" / "samples"
-TEMPLATE = ROOT / "gitlab-ci-templates" / "image-build.gitlab-ci.yml"
 NAMES = ["requirements", "locked", "failing"]
 
 
@@ -58,23 +57,12 @@ def test_every_commit_changes_something_and_holds_valid_notebooks(name: str) -> 
         assert all(cell["cell_type"] in {"code", "markdown"} for cell in notebook["cells"])
 
 
-def _expanded() -> dict[str, Any]:
-    """Put the template's defaults in, as GitLab does when it is included."""
-    header, _, body = TEMPLATE.read_text().partition("\n---\n")
-    for name, declared in yaml.safe_load(header)["spec"]["inputs"].items():
-        body = body.replace(f"$[[ inputs.{name} ]]", str(declared["default"]))
-    assert "$[[" not in body
-    document: dict[str, Any] = yaml.safe_load(body)
-    return document
-
-
 def _ci_files() -> dict[str, dict[str, Any]]:
-    named = {name: yaml.safe_load(_commits(name)[0][".gitlab-ci.yml"]) for name in NAMES}
-    return named | {"template": _expanded(), "init": yaml.safe_load(CI_TEXT)}
+    return {name: yaml.safe_load(_commits(name)[0][".gitlab-ci.yml"]) for name in NAMES}
 
 
 def test_gitlabs_schema_accepts_every_ci_file(tmp_path: Path) -> None:
-    """The template, the samples' files and what `init` writes are valid by GitLab's published schema."""
+    """The samples' files are valid by GitLab's published schema."""
     paths = []
     for name, document in _ci_files().items():
         path = tmp_path / f"{name}.yml"
@@ -83,13 +71,6 @@ def test_gitlabs_schema_accepts_every_ci_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.gitlab-ci", *paths]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_init_writes_the_job_of_the_template() -> None:
-    """A project that would rather not include the template gets the same job, rule by rule."""
-    written, template = yaml.safe_load(CI_TEXT), _expanded()
-    assert template["image_build"].pop("tags") == []  # no tags: `init` leaves them out
-    assert written == template
 
 
 def test_every_ci_file_has_the_one_job() -> None:
