@@ -15,6 +15,7 @@ from spawner.testing.gitlab import control, faults, githttp, images, jwtauth, lf
 from spawner.testing.gitlab.ci import protocol
 from spawner.testing.gitlab.rest import (
     badges,
+    environments,
     hooks,
     jobs,
     members,
@@ -39,6 +40,7 @@ _REST = (
     repositories,
     pipelines,
     jobs,
+    environments,
     mergerequests,
     hooks,
     badges,
