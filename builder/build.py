@@ -15,11 +15,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.copying import copied
 from builder.engines.environment import Resolved, resolve
 from builder.engines.python import find_python
 from builder.environment import Environment, Packed, locked_packages, pack
-from builder.errors import ProjectError, RefusedError, capped
-from builder.oci import INDEX_TYPES, Manifest, RegistryClient
+from builder.errors import ProjectError, capped
+from builder.oci import Manifest, RegistryClient
 from builder.recipes import Plan, plan
 from builder.report import Outcome, Report
 from builder.stage import stage
@@ -128,31 +129,11 @@ def retag(target: Target, source: str, tags: tuple[str, ...]) -> Manifest | None
 
 def adopt(target: Target, source_repository: str, source: str, tags: tuple[str, ...]) -> Manifest | None:
     """Put an image of another repository of the registry under a commit's tags, mounting its blobs; None if absent."""
-    manifest = target.registry.manifest(source_repository, source)
-    if manifest is None:
-        return None
-    if manifest.media_type in INDEX_TYPES:
-        raise RefusedError(
-            f"{source_repository}:{source} is an image for several platforms; only single ones are copied."
-        )
-    for digest, size_bytes in _parts(manifest, f"{source_repository}:{source}"):
-        if not target.registry.mount(target.repository, digest, source_repository=source_repository):
-            with tempfile.TemporaryDirectory(prefix="slipway-copy-") as folder:
-                file = Path(folder) / "blob"
-                target.registry.download(source_repository, digest, file, largest_bytes=size_bytes)
-                target.registry.upload(target.repository, digest, file)
-    for tag in tags:
-        target.registry.put_manifest(target.repository, tag, manifest)
+    manifest = copied(target.registry, source_repository, source, target.repository)
+    if manifest is not None:
+        for tag in tags:
+            target.registry.put_manifest(target.repository, tag, manifest)
     return manifest
-
-
-def _parts(manifest: Manifest, name: str) -> list[tuple[str, int]]:
-    """List an image's configuration and layers as (digest, size in bytes)."""
-    document = manifest.document()
-    try:
-        return [(str(part["digest"]), int(part["size"])) for part in (document["config"], *document["layers"])]
-    except (LookupError, TypeError, ValueError) as error:
-        raise RefusedError(f"{capped(name)} is no image: its manifest lacks its configuration or layers.") from error
 
 
 def _make(source: GitTree, key: Key, target: Target, folder: Path, say: Callable[[str], None]) -> _Made:

@@ -15,6 +15,8 @@ import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
@@ -139,7 +141,14 @@ class Transport:
             answer.close()
             if data is not None and not isinstance(data, bytes):
                 data.seek(0)
-            answer = self._send(method, path, self._authorize(challenge, scopes, scope), headers, data)
+            authorization = self._authorize(challenge, scopes, scope)
+            answer = self._send(method, path, authorization, headers, data)
+            if answer.status_code == requests.codes.unauthorized and _grants(authorization, scopes[0]):
+                answer.close()
+                raise UnavailableError(
+                    f"{self.address} does not take a token that its own token service has just made for "
+                    f"{capped(repository)}: their clocks or their keys do not agree."
+                )
         if answer.status_code == requests.codes.not_found and missing:
             answer.close()
             return None
@@ -223,7 +232,7 @@ class Transport:
         if not isinstance(token, str) or not token:
             raise UnavailableError(f"The token service of {self.address} answered without a token.")
         life = found.get("expires_in")
-        return token, float(life) if isinstance(life, int | float) else TOKEN_LIFE_SECONDS
+        return token, float(life) if isinstance(life, int | float) else _life_seconds(token)
 
     def _token_document(self, answer: requests.Response, repository: str) -> dict[str, Any]:
         """Read a token service's answer; what is neither a token nor a refusal of the person tells nothing."""
@@ -256,7 +265,8 @@ class Transport:
         where = f"{self.address} answered {answer.status_code} about {capped(repository)}: {said}"
         status = answer.status_code
         if status in {requests.codes.unauthorized, requests.codes.forbidden}:
-            return UnauthorizedError(f"{where} You have no right to {'push' if method != 'GET' else 'read'} there.")
+            what = "push" if method in {"PUT", "POST"} else "read"
+            return UnauthorizedError(f"{where} You have no right to {what} there.")
         if status == TOO_MANY or status >= requests.codes.internal_server_error:
             return UnavailableError(where, retry_after_seconds=_retry_after(answer))
         return RefusedError(where)
@@ -309,8 +319,43 @@ def _said(answer: requests.Response) -> str:
 
 
 def _retry_after(answer: requests.Response) -> float | None:
+    """Read how long to wait: seconds, or a moment (RFC 9110 §10.2.3); None where it says neither."""
     text = answer.headers.get("Retry-After", "")
-    return float(text) if re.fullmatch(r"[0-9]{1,6}", text) else None
+    if re.fullmatch(r"[0-9]{1,6}", text):
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment.tzinfo is not None else None
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """Read what a registry's token says of itself, unverified; nothing where it is no JWT."""
+    part = token.split(".")[1:2]
+    try:
+        found = json.loads(base64.urlsafe_b64decode(part[0] + "=" * (-len(part[0]) % 4))) if part else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _life_seconds(token: str) -> float:
+    """Return a token's life, by its own claims where the answer did not say; both are the service's own clock."""
+    claims = _claims(token)
+    issued_at, expires_at = claims.get("iat"), claims.get("exp")
+    if isinstance(issued_at, int | float) and isinstance(expires_at, int | float) and expires_at > issued_at:
+        return float(expires_at - issued_at)
+    return TOKEN_LIFE_SECONDS
+
+
+def _grants(authorization: str | None, scope: str) -> bool:
+    """Tell whether a token says that it opens a scope: what a person may not have is left out of it silently."""
+    kind, name, actions = scope.split(":")
+    access = _claims((authorization or "").partition(" ")[2]).get("access")
+    rows = [row for row in access if isinstance(row, dict)] if isinstance(access, list) else []
+    given = [row.get("actions") for row in rows if (row.get("type"), row.get("name")) == (kind, name)]
+    return any(isinstance(one, list) and set(actions.split(",")) <= {str(each) for each in one} for one in given)
 
 
 def _cause(error: BaseException) -> str:

@@ -12,6 +12,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -228,6 +230,31 @@ def test_a_registry_in_trouble_cannot_be_asked(
             client.head("g/p", "x")
         client.close()
     assert caught.value.retry_after_seconds == retry_after_seconds
+
+
+def test_a_registry_may_name_the_moment_to_try_again() -> None:
+    """`Retry-After` as a date counts as the seconds until then, and one that is over as none."""
+    for ahead_seconds, wanted in ((60, 60.0), (-60, 0.0)):
+        moment = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead_seconds), usegmt=True)
+        with _server(_plain(429, {"Retry-After": moment})) as (address, _):
+            client = RegistryClient(address)
+            with pytest.raises(UnavailableError) as caught:
+                client.tags("g/p")
+            client.close()
+        assert caught.value.retry_after_seconds == pytest.approx(wanted, abs=20)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_names_what_was_refused(status: int) -> None:
+    """Whoever may not read is told so about reading, also where only the name was asked for."""
+    with _server(_plain(status, {"WWW-Authenticate": "Basic realm=x"})) as (address, _):
+        client = RegistryClient(address, credentials=lambda: ADA)
+        for act, what in ((client.head, "read"), (client.manifest, "read")):
+            with pytest.raises(UnauthorizedError, match=f"no right to {what} there"):
+                act("g/p", "x")
+        with pytest.raises(UnauthorizedError, match="no right to push there"):
+            client.mount("g/p", digest_of(b"x"), source_repository="g/q")
+        client.close()
 
 
 def test_a_registry_that_is_gone_or_silent_cannot_be_asked() -> None:

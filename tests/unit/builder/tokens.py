@@ -37,7 +37,9 @@ class TokenService:
     certificate: bytes
     key: rsa.RSAPrivateKey = field(repr=False)
     port: int = 0
-    life_seconds: int = 300
+    life_seconds: int | None = 300
+    clock_ahead_seconds: int = 0  # of the registry's
+    ends_in_seconds: int = 300
     requests: list[tuple[str, list[str]]] = field(default_factory=list)
 
     def token(self, user: str, scopes: list[str]) -> str:
@@ -48,12 +50,12 @@ class TokenService:
             allowed = sorted(set(actions.split(",")) & self.rights[user])
             if allowed:
                 access.append({"type": kind, "name": name, "actions": allowed})
-        now = int(time.time())
+        now = int(time.time()) + self.clock_ahead_seconds
         der = x509.load_pem_x509_certificate(self.certificate).public_bytes(serialization.Encoding.DER)
         header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(der).decode()]}
         claims = {
-            "iss": ISSUER, "aud": SERVICE, "sub": user, "exp": now + 300, "nbf": now - 10, "iat": now, "jti": "1",
-            "access": access,
+            "iss": ISSUER, "aud": SERVICE, "sub": user, "exp": now + self.ends_in_seconds, "nbf": now - 10, "iat": now,
+            "jti": "1", "access": access,
         }  # fmt: skip
         signed = f"{_part(header)}.{_part(claims)}"
         signature = self.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -92,7 +94,8 @@ def token_service(users: Mapping[str, str], rights: Mapping[str, frozenset[str]]
             body = {"errors": [{"code": "DENIED", "message": "access forbidden"}]}
             if is_known:
                 token = service.token(user, query.get("scope", []))
-                content = json.dumps({"token": token, "expires_in": service.life_seconds}).encode()
+                life = {} if service.life_seconds is None else {"expires_in": service.life_seconds}
+                content = json.dumps({"token": token} | life).encode()
             else:
                 content = json.dumps(body).encode()
             self.send_response(200 if is_known else 401)
