@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from spawner.testing.gitlab.instance import digest, now
 from spawner.testing.gitlab.records import (
+    DeployToken,
     Grant,
     Group,
     GroupLink,
@@ -43,6 +44,7 @@ class Kind(enum.Enum):
     PERSONAL = "personal_access_token"
     OAUTH = "oauth"
     JOB = "build"
+    DEPLOY = "deploy_token"
     PASSWORD = "password"  # noqa: S105 - a kind of proof, not a password
 
 
@@ -64,6 +66,7 @@ class Actor:
     job: Job | None = None
     grant: Grant | None = None
     token: Token | None = None
+    deploy: DeployToken | None = None
 
     def may(self, *scopes: str) -> bool:
         """Tell whether the token has one of the scopes."""
@@ -95,6 +98,18 @@ def actor_for_basic(instance: Instance, username: str, password: str) -> Actor |
         scopes = frozenset({"api", "read_repository", "write_repository", "read_registry", "write_registry"})
         return Actor(kind=Kind.PASSWORD, user=user, scopes=scopes)
     return actor
+
+
+def actor_for_deploy_token(instance: Instance, username: str, password: str) -> Actor | None:
+    """Find a project's own token by its name and secret: good for the registry, and for no call of the API."""
+    mark, moment = digest(password), now()
+    row = instance.store.first(
+        DeployToken,
+        lambda row: row.username == username and hmac.compare_digest(row.digest, mark) and not row.revoked,
+    )
+    if row is None or (row.expires_at is not None and row.expires_at <= moment):
+        return None
+    return Actor(kind=Kind.DEPLOY, scopes=frozenset(row.scopes), deploy=row)
 
 
 def signed_token(instance: Instance, user: User, *, writing: bool, life_seconds: int) -> str:

@@ -15,6 +15,7 @@ from spawner.testing.gitlab import control, faults, githttp, images, jwtauth, lf
 from spawner.testing.gitlab.ci import protocol
 from spawner.testing.gitlab.rest import (
     badges,
+    deploytokens,
     environments,
     hooks,
     jobs,
@@ -45,6 +46,7 @@ _REST = (
     hooks,
     badges,
     registries,
+    deploytokens,
     writing,
 )
 _PAGES = (control, oauth, githttp, lfs, jwtauth)

@@ -1,8 +1,8 @@
 """`/jwt/auth`: gives registry clients their tokens.
 
 Source: https://docs.gitlab.com/administration/packages/container_registry/ (18.x).
-Promises: Basic with a personal, OAuth or job token; a scope that one may not have is left out silently, with 200;
-wrong credentials are 403 with the registry's error body. A job may push to its own project only.
+Promises: Basic with a personal, OAuth, job or deploy token; a scope that one may not have is left out silently, with
+200; wrong credentials are 403 with the registry's error body. A job may push to its own project only.
 Must not know: images.
 """
 
@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 import flask
 
 from spawner.testing.gitlab import idtokens, images, trust
-from spawner.testing.gitlab.access import ANONYMOUS, Actor, Kind, Refusal, actor_for_basic, parse_basic
+from spawner.testing.gitlab.access import (
+    ANONYMOUS,
+    Actor,
+    Kind,
+    Refusal,
+    actor_for_basic,
+    actor_for_deploy_token,
+    parse_basic,
+)
 from spawner.testing.gitlab.web import answer, here
 
 if TYPE_CHECKING:
@@ -48,12 +56,12 @@ def auth() -> flask.Response:
         "access": entries,
         "jti": str(uuid.uuid4()),
         "aud": SERVICE,
-        "sub": actor.user.username if actor.user else "",
+        "sub": actor.user.username if actor.user else actor.deploy.username if actor.deploy else "",
         "iss": ISSUER,
         "iat": moment,
         "nbf": moment - 5,
         "exp": moment + _LIFE_SECONDS,
-        "auth_type": actor.kind.value if actor.user else "none",
+        "auth_type": actor.kind.value if actor.user or actor.deploy else "none",
     }
     return answer({"token": idtokens.sign(here(), claims, kid=trust.key_id(here().key))})
 
@@ -63,7 +71,9 @@ def _actor() -> Actor | None:
     if not header:
         return ANONYMOUS
     basic = parse_basic(header)
-    found = actor_for_basic(here(), *basic) if basic else Refusal.UNKNOWN
+    if basic is None:
+        return None
+    found = actor_for_deploy_token(here(), *basic) or actor_for_basic(here(), *basic)
     return None if isinstance(found, Refusal) else found
 
 
@@ -92,6 +102,9 @@ def _entry(actor: Actor, scope: str) -> dict[str, object] | None:
 
 def _may(actor: Actor, project: Project, action: str) -> bool:
     instance = here()
+    if actor.deploy is not None:
+        has_scope = actor.may("write_registry") or (action == "pull" and actor.may("read_registry"))
+        return has_scope and actor.deploy.project_id == project.id
     if action == "pull":
         has_scope = actor.kind is Kind.ANONYMOUS or actor.may("api", "read_registry", "write_registry")
         return has_scope and images.may_read(instance, project, actor.user)

@@ -151,6 +151,20 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeployToken:
+    """A token of a project, for Git and the registry; `digest` stands for the secret."""
+
+    id: int
+    project_id: int
+    name: str
+    username: str
+    digest: str
+    scopes: tuple[str, ...]
+    expires_at: datetime | None
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
     """An OAuth application."""
 
