@@ -19,6 +19,7 @@ CommitSha = NewType("CommitSha", str)
 UserId = NewType("UserId", str)
 
 SHORT_SHA_LENGTH = 7
+PULL_TOKEN_NAME = "slipway-pull"  # noqa: S105 - the name of the deploy tokens that we make
 _FULL_SHA = re.compile(r"[0-9a-f]{40}")
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 

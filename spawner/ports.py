@@ -56,15 +56,20 @@ class CredentialKind(StrEnum):
 
     OAUTH = "oauth"
     PERSONAL = "personal"
+    DEPLOY = "deploy"  # a project's own token, good for Git or the registry and for no call of the API
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """One person's token on one forge; never printed, never logged."""
+    """One person's token on one forge, or a project's; never printed, never logged.
+
+    `username` goes with a project's token and is empty for a person's, which the forge knows by itself.
+    """
 
     forge: str
     token: str = field(repr=False)
     kind: CredentialKind
+    username: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +382,28 @@ class Registry(Protocol):
         self, reference: str, digest: str, target: Path, *, largest_bytes: int, credential: Credential | None
     ) -> None:
         """Write one verified blob of an image to a new file; raises ImageUnavailable when gone or too large."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullToken:
+    """A project's token that reads its images and nothing else."""
+
+    id: int
+    username: str
+    token: str = field(repr=False)
+    expires_at: datetime
+
+
+class PullTokens(Protocol):
+    """What a forge may offer besides: tokens of projects. Raises as `Forge`."""
+
+    def make_pull_token(self, credential: Credential, project_id: int, *, expires_at: datetime) -> PullToken:
+        """Make a project's pull token; raises Forbidden or MissingScope where the person may not."""
+        ...
+
+    def revoke_pull_token(self, credential: Credential, project_id: int, id: int) -> None:  # noqa: A002 - the forge's word
+        """End a pull token; a no-op when it is gone."""
         ...
 
 

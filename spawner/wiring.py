@@ -26,6 +26,7 @@ from spawner.gitlab.jobtokens import GitLabJobTokens
 from spawner.gitlab.oauth import GitLabOAuth
 from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
 from spawner.images.model import FallbackPolicy, Policy
+from spawner.images.pulling import PullService
 from spawner.images.reference import parse
 from spawner.images.service import BUILTIN, ImageService, ImageSettings
 from spawner.ports import Clock, Dispatcher, ImageKind, Registry, Routes, Runtime, TaskKind
@@ -44,6 +45,7 @@ from spawner.sessions.waiters import SessionWaiters
 from spawner.store.builds import BuildRows
 from spawner.store.deliveries import DeliveryRows
 from spawner.store.engine import open_engine, ping
+from spawner.store.pulltokens import PullTokenRows
 from spawner.store.sessions import SessionRows
 from spawner.store.users import UserRows
 from spawner.tasks.inprocess import InProcessDispatcher, Pace
@@ -152,6 +154,13 @@ def _services(
         settings=own,
         checkouts=CheckoutPlan(relay_url=own.relay_url),
         access=access,
+        pulls=PullService(
+            forge=forge,
+            registry=registry,
+            tokens=PullTokenRows(engine, keys),
+            clock=clock,
+            life_days=settings.images.pull_token_days,
+        ),
     )
     service = SessionService(
         sessions=sessions,

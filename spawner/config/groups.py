@@ -242,6 +242,9 @@ class Images(Group):
     """How long an image may take to appear after its job succeeded, in seconds."""
     environment_max_age_days: Count = 30
     """Age in days from which a reused image is flagged; 0 for never."""
+    pull_token_days: Annotated[int, Field(ge=0, le=365)] = 0
+    """Life in days of the deploy tokens that container images are fetched with, made in a project as a maintainer of it
+    launches, signed in with the scope `api`; 0 makes none, and each image is fetched with the person's own sign-in."""
 
 
 class API(Group):

@@ -9,10 +9,12 @@ and one per pipeline (three at most); `environment_keys`: two fetches at a commi
 Must not know: the database, sessions, what its answers are used for.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,7 +37,7 @@ from spawner.gitlab.builds import Asking, BuildSearch
 from spawner.gitlab.relay import Relay, is_project_path
 from spawner.gitlab.transport import PROJECT_MISSING, Transport, pieces
 from spawner.gitlab.trees import KeyCache
-from spawner.names import CommitSha, ProjectPath, is_full_sha
+from spawner.names import PULL_TOKEN_NAME, CommitSha, ProjectPath, is_full_sha
 from spawner.ports import (
     AccessLevel,
     BuildJob,
@@ -51,6 +53,7 @@ from spawner.ports import (
     Pipeline,
     Project,
     ProjectKey,
+    PullToken,
     Ref,
     RefKind,
 )
@@ -230,6 +233,19 @@ class GitLabForge:
                 error.message, remedy="Look at the project's .gitlab-ci.yml: its rules may leave all out."
             ) from error
         return shapes.pipeline(_json_object(response))
+
+    # ---------------------------------------------------------------- pull tokens
+
+    def make_pull_token(self, credential: Credential, project_id: int, *, expires_at: datetime) -> PullToken:
+        """Make a deploy token that reads the project's registry; raises MissingScope, Forbidden or ProjectNotFound."""
+        body = {"name": PULL_TOKEN_NAME, "scopes": ["read_registry"], "expires_at": expires_at.isoformat()}
+        response = self._transport.request(credential, "post", f"/projects/{project_id}/deploy_tokens", body=body)
+        return shapes.pull_token(_json_object(response), expires_at=expires_at)
+
+    def revoke_pull_token(self, credential: Credential, project_id: int, id: int) -> None:  # noqa: A002 - GitLab's word
+        """End a deploy token; a no-op when it is gone. Raises MissingScope or Forbidden."""
+        with contextlib.suppress(NotFound):
+            self._transport.request(credential, "delete", f"/projects/{project_id}/deploy_tokens/{id}")
 
     # ---------------------------------------------------------------- Git
 

@@ -32,7 +32,7 @@ from spawner.errors import (
 )
 from spawner.gitlab import shapes
 from spawner.gitlab.transport import Transport
-from spawner.ports import Credential, RegistryImage
+from spawner.ports import Credential, CredentialKind, RegistryImage
 
 _MOST_IDLE = 64
 _RETRY_SECONDS = 5.0
@@ -172,7 +172,7 @@ class GitLabRegistry:
 
         The host's own word would prove nothing: it could send us for a token that opens somebody's real repository.
         """
-        if credential is None or self._hosts.is_allowed(parsed["host"]):
+        if credential is None or credential.kind is CredentialKind.DEPLOY or self._hosts.is_allowed(parsed["host"]):
             return False
         for path in _project_paths(parsed["repository"]):
             try:
@@ -188,7 +188,9 @@ class GitLabRegistry:
         return False
 
     def _made(self, host: str, credential: Credential | None) -> RegistryClient:
-        found = None if credential is None else Credentials(username="oauth2", password=credential.token)
+        found = None
+        if credential is not None:
+            found = Credentials(username=credential.username or "oauth2", password=credential.token)
         return RegistryClient(
             _DOCKER_HUB.get(host, host),
             credentials=lambda: found,

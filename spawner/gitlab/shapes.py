@@ -22,6 +22,7 @@ from spawner.ports import (
     MergeRequest,
     Pipeline,
     Project,
+    PullToken,
     Ref,
     RefKind,
     Visibility,
@@ -246,3 +247,10 @@ def _visibility(body: Body) -> Visibility:
 
 def _nonsense(name: str) -> ForgeUnavailable:
     return ForgeUnavailable(f"GitLab answered without a usable “{name}”.", remedy="It is tried again.")
+
+
+def pull_token(body: Body, *, expires_at: datetime) -> PullToken:
+    """Read a deploy token that was just made; source: GitLab REST, deploy tokens, 18.x."""
+    return PullToken(
+        id=whole(body, "id"), username=text(body, "username"), token=text(body, "token"), expires_at=expires_at
+    )

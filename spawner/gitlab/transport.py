@@ -66,6 +66,7 @@ _WORDS = frozenset(
         "all",
         "branches",
         "commits",
+        "deploy_tokens",
         "git-receive-pack",
         "git-upload-pack",
         "info",

@@ -1,4 +1,4 @@
-"""Which image a launch gets, from what a session asks for and may ask.
+"""Which image a launch gets, from what a session asks for and may ask, and what fetches it.
 
 For: the reconciler, while a session has no workload. Promises: GitLab and registries are asked with the person's own
 rights; what cannot be asked is waited for within a budget, then said; a build is ordered only where no rung above it
@@ -22,9 +22,10 @@ from spawner.errors import (
     TemporaryError,
 )
 from spawner.images.model import Build, BuildPolicy, Fallback, FallbackPolicy, Policy, Ready, Unavailable, Waiting
+from spawner.images.pulling import Pull, PullService
 from spawner.images.resolve import BUILDABLE, LOOK_AGAIN_SECONDS, fall, resolve
-from spawner.images.service import ImageService, Subject
-from spawner.ports import Clock, Credential, Runtime
+from spawner.images.service import BUILTIN, ImageService, Subject
+from spawner.ports import Clock, Credential, ImageKind, Runtime
 from spawner.sessions.access import Access
 from spawner.sessions.machine import Facts
 from spawner.sessions.model import Phase, Session, failure_of
@@ -141,3 +142,15 @@ class ImageChoice:
             fallback=session.request.fallback or settings.fallback,
             is_start_now=session.is_start_now,
         )
+
+
+def pull_of(session: Session, users: UserService, pulls: PullService | None) -> Pull | None:
+    """Choose what fetches a session's image; None where nobody has to. Raises as `UserService.credential`."""
+    image = session.image
+    if image is None or image.reference.startswith(BUILTIN):
+        return None
+    own = users.credential(session.user_id, session=session.name)
+    if pulls is None or image.kind != ImageKind.CONTAINER:  # others are fetched by ourselves, at once
+        return Pull(credential=own)
+    scopes = users.scopes(session.user_id, session=session.name)
+    return pulls.for_image(image.reference, session.project_id, own, scopes)

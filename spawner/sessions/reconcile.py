@@ -20,11 +20,11 @@ from spawner.errors import (
     PermanentError,
     TemporaryError,
 )
-from spawner.images.service import BUILTIN, ImageService
+from spawner.images.pulling import Pull, PullService
+from spawner.images.service import ImageService
 from spawner.names import SessionName, WorkloadName, workload_name
 from spawner.ports import (
     Clock,
-    Credential,
     Dispatcher,
     Health,
     ImageKind,
@@ -37,7 +37,7 @@ from spawner.ports import (
 from spawner.sessions import machine
 from spawner.sessions.access import Access
 from spawner.sessions.checkout import CheckoutPlan
-from spawner.sessions.choosing import ImageChoice
+from spawner.sessions.choosing import ImageChoice, pull_of
 from spawner.sessions.machine import Action, Facts, Rules
 from spawner.sessions.model import (
     EventKind,
@@ -104,9 +104,11 @@ class Reconciler:
         settings: SessionSettings,
         checkouts: CheckoutPlan,
         access: Access,
+        pulls: PullService | None = None,
     ) -> None:
         self._sessions = sessions
         self._images = images
+        self._pulls = pulls
         self._users = users
         self._runtimes = runtimes
         self._dispatcher = dispatcher
@@ -259,8 +261,11 @@ class Reconciler:
         """Have the runtime start a workload; False where that was put off."""
         runtime = self._runtimes[session.runtime]
         try:
-            workload = self._workload(session)
-            session = self._saved(replace(session, workload=workload.name), (), claim)
+            pull = pull_of(session, self._users, self._pulls)
+            workload = self._workload(session, pull)
+            is_new = session.workload != workload.name  # a start that was put off says it once
+            events = (NewEvent(kind=EventKind.STEP, message=pull.message),) if is_new and pull and pull.message else ()
+            session = self._saved(replace(session, workload=workload.name), events, claim)
             if self._sessions.workload(workload.name) is None:
                 self._sessions.put_workload(_row(workload, session))
             for progress in runtime.start(workload):
@@ -309,11 +314,8 @@ class Reconciler:
         current = self._sessions.get(session.name)
         return current is None or current.target is not Target.RUNNING
 
-    def _workload(self, session: Session) -> Workload:
-        credential: Credential | None = None
+    def _workload(self, session: Session, pull: Pull | None) -> Workload:
         image = session.image
-        if image is not None and not image.reference.startswith(BUILTIN):
-            credential = self._users.credential(session.user_id, session=session.name)
         name = workload_name(workload_subject(session), generation=session.generation)
         secret = self._users.session_credential(name, session.generation)
         chosen = by_id(self._settings.classes, session.request.resource_class_id)
@@ -330,7 +332,7 @@ class Reconciler:
                 reference=image.reference,
                 digest=image.digest,
                 kind=ImageKind(image.kind),
-                pull_credential=credential,
+                pull_credential=pull.credential if pull else None,
             ),
             checkout=self._checkouts.of(session),
             credential=secret,

@@ -234,6 +234,17 @@ deliveries = Table(
     Index(None, "seen_at"),
 )
 
+pull_tokens = Table(
+    "pull_tokens",
+    metadata,
+    Column("forge", Name, primary_key=True),
+    Column("project_id", BigInteger, primary_key=True),
+    Column("token_id", BigInteger, nullable=False),
+    Column("username", CleanText, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("expires_at", UTCDateTime, nullable=False),
+)
+
 codes = Table(
     "codes",
     metadata,

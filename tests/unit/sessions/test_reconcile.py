@@ -1,7 +1,7 @@
 """What a reconciler does where nobody foresaw what happens.
 
 Covered: a launch that a defect keeps from getting on, a session that got on, a start that is put off again and again,
-the lease after it, what an event of a build tells.
+the lease after it, what an event of a build tells, what fetches a container image.
 Left out: every foreseen way (the machine's table, the ladder's scenarios, the kill matrix).
 """
 
@@ -13,11 +13,24 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from spawner.errors import ForgeUnavailable, RuntimeUnavailable
-from spawner.images.model import Build
+from spawner.images.model import Build, ChosenImage, ImageSource
 from spawner.images.model import Facts as ImageFacts
+from spawner.images.pulling import PROJECTS, Pull
 from spawner.images.service import ImageSettings
 from spawner.names import SessionName
-from spawner.ports import AccessLevel, Health, ImageKind, JobStatus, Observation, Progress, State, TaskKind, Workload
+from spawner.ports import (
+    AccessLevel,
+    Credential,
+    CredentialKind,
+    Health,
+    ImageKind,
+    JobStatus,
+    Observation,
+    Progress,
+    State,
+    TaskKind,
+    Workload,
+)
 from spawner.sessions.checkout import CheckoutPlan
 from spawner.sessions.model import EventKind, Phase, Session
 from spawner.sessions.options import ResourceClass
@@ -28,12 +41,14 @@ from tests.unit.images.test_ordering import job
 from tests.unit.sessions.test_machine import session
 
 if TYPE_CHECKING:
+    from spawner.images.pulling import PullService
     from spawner.images.service import ImageService
     from spawner.ports import Dispatcher, Runtime
     from spawner.sessions.access import Access
     from spawner.users.service import UserService
 
 NAME = SessionName("alice-proj-12345678")
+PROJECTS_OWN = Credential(forge="default", token="gldt-x", kind=CredentialKind.DEPLOY, username="gitlab+deploy-token-1")
 SMALL = ResourceClass(id=1, name="small", cpu_cores=1, memory_bytes=0)
 
 
@@ -52,12 +67,21 @@ class World:
     level: int | None = None
     meanwhile: Callable[[], None] = lambda: None  # what happens while a start is under way
     asked_for: list[tuple[TaskKind, str]] = field(default_factory=list)
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+    started: list[Workload] = field(default_factory=list)
 
     def now(self) -> datetime:
         return self.at
 
+    def scopes(self, *_: object, **__: object) -> frozenset[str]:
+        return frozenset({"api"})
+
+    def for_image(self, *asked: object) -> Pull:
+        self.asked.append(asked)
+        return Pull(credential=PROJECTS_OWN, message=PROJECTS)
+
     def start(self, workload: Workload) -> Iterator[Progress]:
-        del workload
+        self.started.append(workload)
         yield Progress(message="Preparing.", state={"step": 1})
         self.meanwhile()
         raise RuntimeUnavailable("The machine is full.")
@@ -130,6 +154,7 @@ def reconciler(rows: SessionRows, world: World) -> Reconciler:
         ),
         checkouts=CheckoutPlan(relay_url=""),
         access=cast("Access", world),
+        pulls=cast("PullService", world),
     )
 
 
@@ -210,6 +235,27 @@ def test_a_session_changed_under_its_holder_is_let_go(reconciler: Reconciler, ro
 
     assert rows.claim(NAME, holder="other", seconds=4) is not None
     assert world.asked_for == [(TaskKind.SESSION, NAME)]
+
+
+@pytest.mark.parametrize("kind", ImageKind)
+def test_a_container_image_is_fetched_as_was_chosen_and_that_is_said(
+    reconciler: Reconciler, rows: SessionRows, world: World, kind: ImageKind
+) -> None:
+    """The runtime is given the credential that was chosen, the person told once; the spawner fetches others itself."""
+    world.is_broken = False
+    image = ChosenImage(
+        reference="r/p@sha256:1", digest="sha256:1", kind=kind, source=ImageSource.EXACT, reason="It is the commit's."
+    )
+    rows.add(session(Phase.STARTING, workload=None, launched_at=None, image=image), [])
+
+    for _ in range(2):
+        reconciler.reconcile(NAME)
+
+    steps = [event.message for event in rows.events(NAME, after=0) if event.kind is EventKind.STEP]
+    is_container = kind is ImageKind.CONTAINER
+    assert (steps.count(PROJECTS), len(world.asked)) == ((1, 2) if is_container else (0, 0))
+    given = [workload.image.pull_credential for workload in world.started if workload.image is not None]
+    assert given == [PROJECTS_OWN if is_container else None] * 2
 
 
 NO_PIPELINE = Build(
