@@ -134,6 +134,30 @@ class MergeRequest:
     source_branch: str
 
 
+class PageKind(StrEnum):
+    """What GitLab numbers, and shows on a page of its own."""
+
+    MERGE_REQUEST = "merge request"
+    PIPELINE = "pipeline"
+    JOB = "job"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedPage:
+    """A page of GitLab by its number: a merge request's within its project, a pipeline's or job's own."""
+
+    kind: PageKind
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The commit that such a page is about, and its branch or tag where the page names one of this project."""
+
+    sha: CommitSha
+    ref: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """A commit; `parents` are full SHAs, first parent first."""
@@ -268,6 +292,10 @@ class Forge(Protocol):
 
     def open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> MergeRequest | None:
         """Return the newest open merge request into the project that contains the commit, or None."""
+        ...
+
+    def shown(self, credential: Credential, project: ProjectKey, page: NumberedPage) -> Shown | None:
+        """Return what a merge request's, pipeline's or job's page shows, or None for one that is not there."""
         ...
 
     def ref(self, credential: Credential, project: ProjectKey, name: str) -> Ref | None:

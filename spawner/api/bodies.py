@@ -239,3 +239,9 @@ class RevisionBody(TypedDict):
     title: str
     author_name: str
     web_url: str
+
+
+class AddressBody(RevisionBody):
+    """What an address names: a commit, and the file of it that the address shows (empty for none)."""
+
+    path: str

@@ -7,12 +7,13 @@ Must not know: how places are found.
 
 from flask import Blueprint, Response, jsonify, request
 
-from spawner.api.bodies import RevisionBody
+from spawner.api.bodies import AddressBody, RevisionBody
 from spawner.api.openapi import Operation, operation
-from spawner.api.schemas import RevisionQuery, read_query
-from spawner.context import current_caller, login_required, services
+from spawner.api.schemas import AddressQuery, RevisionQuery, read_query
+from spawner.context import current_caller, login_required, options, services
 from spawner.names import ProjectPath
-from spawner.sessions.launching import Named
+from spawner.sessions.addresses import parse_pasted
+from spawner.sessions.launching import Named, Place
 
 
 @operation(
@@ -28,8 +29,29 @@ def revision(path: str) -> Response:
     """Return what a branch, tag or commit names; the newest of the default branch where nothing is named."""
     wanted = read_query(request, RevisionQuery)
     named = Named(project=ProjectPath(path), sha=wanted.sha, branch=wanted.ref, revision=wanted.revision)
-    place = services().sessions.preview(current_caller(), named)
-    body: RevisionBody = {
+    return jsonify(_body(services().sessions.preview(current_caller(), named)))
+
+
+@operation(
+    Operation(
+        summary="The commit and branch that an address of GitLab names",
+        query=AddressQuery,
+        answers={200: AddressBody},
+        errors=(404, 422),
+    )
+)
+@login_required
+def address() -> Response:
+    """Return what any GitLab page, clone URL or project path names, with the file that it shows."""
+    wanted = read_query(request, AddressQuery)
+    destination = parse_pasted(wanted.address, [forge.web_url for forge in options().forges])
+    found = services().sessions.locate(current_caller(), destination, sha=wanted.sha, ref=wanted.ref)
+    body: AddressBody = {**_body(found.place), "path": found.path}
+    return jsonify(body)
+
+
+def _body(place: Place) -> RevisionBody:
+    return {
         "project": place.project.path,
         "project_id": place.project.id,
         "branch": place.branch,
@@ -39,9 +61,9 @@ def revision(path: str) -> Response:
         "author_name": place.commit.author_name,
         "web_url": place.commit.web_url,
     }
-    return jsonify(body)
 
 
 def register(blueprint: Blueprint) -> None:
     """Give a blueprint the routes of this module."""
     blueprint.get("/projects/<path:path>/revision", endpoint="show_revision")(revision)
+    blueprint.get("/address", endpoint="show_address")(address)

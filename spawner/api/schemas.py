@@ -164,6 +164,14 @@ class RevisionQuery(_Lenient):
     revision: Name | None = None
 
 
+class AddressQuery(_Lenient):
+    """What a person pastes (`address`: any GitLab page, a clone URL, a project's path), and what wins over it."""
+
+    address: str = Field(min_length=1, max_length=2048, pattern=r"^[^\x00-\x1f\x7f]+$")
+    ref: Name | None = None
+    sha: Name | None = None
+
+
 # ---------------------------------------------------------------- reading requests
 
 

@@ -1,13 +1,13 @@
 """`spawner launch`: a commit, by project path or by any GitLab address of it, as far as ready if asked.
 
-Promises: HTTP only; the server resolves branches and commits with the person's own rights.
+Promises: HTTP only; the server reads addresses, and resolves branches and commits with the person's own rights; a
+credential that stands in an address is not sent.
 Must not know: anything of the server but its HTTP contract.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import click
 
@@ -16,50 +16,28 @@ from spawner.cli.exits import CommandFailed, ExitCode
 from spawner.cli.printing import document, json_option, prose
 from spawner.cli.sessions import SERVERS, follow, open_in_browser
 
-_KINDS_WITH_REVISION = frozenset({"tree", "blob", "commit", "commits", "raw", "blame", "tags"})
-_READINGS_LIMIT = 6  # segments of a branch's name that are tried
-_SMALLEST_PROJECT_PATH = 2  # a namespace and a project
+ADDRESS = "/api/slipway/v1/address"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchTarget:
-    """What a target names; `revisions` are the ways to read what follows `tree/`, shortest first."""
-
-    project: str
-    revisions: tuple[str, ...] = ()
-
-
-def read_target(text: str) -> LaunchTarget:
-    """Read a project path or a GitLab address of a project, branch, commit or file; raises CommandFailed."""
-    path = urlsplit(text).path if "://" in text else text
-    project, dash, rest = path.strip("/").partition("/-/")
-    project = unquote(project).removesuffix(".git")
-    if len(project.split("/")) < _SMALLEST_PROJECT_PATH or any(not part for part in project.split("/")):
-        raise CommandFailed(
-            f"{text!r} names no project.",
-            code=ExitCode.USAGE,
-            remedy="Give group/project, or the address of a project, branch, commit or file in GitLab.",
-        )
-    kind, _, revision = rest.partition("/")
-    if not dash or kind not in _KINDS_WITH_REVISION or not revision:
-        return LaunchTarget(project=project)
-    parts = unquote(revision.strip("/")).split("/")[:_READINGS_LIMIT]
-    readings = ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    return LaunchTarget(project=project, revisions=tuple(readings[:1] if kind == "commit" else readings))
+def without_credentials(address: str) -> str:
+    """Return an address without the name and password that an http(s) one may carry; raises CommandFailed."""
+    try:
+        parts = urlsplit(address)
+    except ValueError as exc:
+        raise CommandFailed(f"{address.rpartition('@')[2]!r} is no address: {exc}.", code=ExitCode.USAGE) from exc
+    if parts.scheme not in {"http", "https"}:
+        return address
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def resolve(connection: Connection, target: LaunchTarget, ref: str | None, sha: str | None) -> dict[str, str]:
+def resolve(connection: Connection, target: str, ref: str | None, sha: str | None) -> dict[str, str]:
     """Return the launch body's project, branch and commit; raises CommandFailed when something does not exist."""
-    wanted = {name: value for name, value in (("ref", ref), ("sha", sha)) if value}
-    tried = [wanted] if wanted or not target.revisions else [{"revision": each} for each in target.revisions]
-    path = f"/api/slipway/v1/projects/{quote(target.project)}/revision"
-    for query in tried[:-1]:
-        if (found := connection.get_or_none(path, **query)) is not None:
-            return _body(found)
-    return _body(connection.ask("GET", path, **tried[-1]))
+    wanted = {"address": without_credentials(target), "ref": ref, "sha": sha}
+    return launch_body(connection.ask("GET", ADDRESS, **{name: value for name, value in wanted.items() if value}))
 
 
-def _body(found: dict[str, Any]) -> dict[str, str]:
+def launch_body(found: dict[str, Any]) -> dict[str, str]:
+    """Return what a launch of a found commit must name."""
     namespace, _, name = str(found["project"]).rpartition("/")
     return {"namespace": namespace, "project": name, "branch": found["branch"], "commit_sha": found["commit_sha"]}
 
@@ -91,11 +69,16 @@ def launch_command(  # noqa: PLR0913 - one parameter per option
     url: str | None,
     token_file: Path | None,
 ) -> None:
-    """Launch TARGET: group/project, or the address of a project, branch, commit or file in GitLab."""
-    wanted = read_target(target)
+    """Launch TARGET: group/project, or the address of any page of it in GitLab, down to a commit or a file."""
+    if "/" not in target.strip("/"):
+        raise CommandFailed(
+            f"{target!r} names no project.",
+            code=ExitCode.USAGE,
+            remedy="Give group/project, or the address of any page of it in GitLab.",
+        )
     connection = connect(url, token_file)
     optional = {"image": image, "fallback": fallback}
-    body = {**resolve(connection, wanted, ref, sha), "build": build}
+    body = {**resolve(connection, target, ref, sha), "build": build}
     body |= {key: value for key, value in optional.items() if value is not None}
     server = connection.ask("POST", SERVERS, body=body)
     name = str(server["name"])

@@ -4,8 +4,9 @@ For: `spawner.wiring` builds one per forge; services use it through `spawner.por
 Promises: every call has the caller's rights and no others, a timeout, and no retry of its own; a project that does not
 exist and one that is hidden are the same `ProjectNotFound`; safe for threads; a token goes to this GitLab alone.
 Calls: `project`, `commit`, `refs_of`, `open_merge_request`, `access_level`, `first_parents`, `job`, `user`: one
-each; `ref`: one, a second for a tag; `builds`: one where CI has a job of that name, one more where it failed, else two
-and one per pipeline (three at most); `environment_keys`: two fetches at a commit's first time, then none.
+each; `shown`: one, a second for a merged result's pipeline; `ref`: one, a second for a tag; `builds`: one where CI has
+a job of that name, one more where it failed, else two and one per pipeline (three at most); `environment_keys`: two
+fetches at a commit's first time, then none.
 Must not know: the database, sessions, what its answers are used for.
 """
 
@@ -50,12 +51,15 @@ from spawner.ports import (
     GitAnswer,
     GitRequest,
     MergeRequest,
+    NumberedPage,
+    PageKind,
     Pipeline,
     Project,
     ProjectKey,
     PullToken,
     Ref,
     RefKind,
+    Shown,
 )
 
 PAGE = 100  # GitLab's largest
@@ -64,6 +68,7 @@ LOG_SECONDS = 120.0
 _LONGEST_REVISION = 255
 # What no Git revision holds (git-check-ref-format), and what a URL's path would resolve away.
 _NOT_A_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|^[-./]|[./]$|//|/\.|\.lock(?:/|$)")
+_FOLDERS = {PageKind.MERGE_REQUEST: "merge_requests", PageKind.PIPELINE: "pipelines", PageKind.JOB: "jobs"}
 
 
 class GitLabForge:
@@ -145,6 +150,26 @@ class GitLabForge:
         rows = self._maybe_list(credential, path, {"state": "opened"})
         opened = [shapes.merge_request(row) for row in rows or () if row.get("state") == "opened"]
         return max(opened, key=lambda each: each.number, default=None)
+
+    def shown(self, credential: Credential, project: ProjectKey, page: NumberedPage) -> Shown | None:
+        """Return what a numbered page shows, or None where it is gone or hidden; MissingScope is raised.
+
+        A pipeline of a merge request's result is of a commit that no branch holds: the merge request's own is returned.
+        """
+        try:
+            found = self._maybe(credential, f"{_at(project)}/{_FOLDERS[page.kind]}/{page.number}")
+        except MissingScope:
+            raise
+        except Forbidden:
+            return None
+        if found is None:
+            return None
+        if page.kind is PageKind.MERGE_REQUEST:
+            return shapes.shown_by_merge_request(found)
+        merged = shapes.merged_result(found)
+        if merged is not None:
+            return self.shown(credential, project, NumberedPage(kind=PageKind.MERGE_REQUEST, number=merged))
+        return shapes.shown_by_run(found)
 
     def ref(self, credential: Credential, project: ProjectKey, name: str) -> Ref | None:
         """Return the branch, else the tag, of exactly that name, or None; raises ProjectNotFound."""

@@ -25,10 +25,12 @@ from spawner.ports import (
     PullToken,
     Ref,
     RefKind,
+    Shown,
     Visibility,
 )
 
 Body = Mapping[str, Any]
+_REQUEST_REF = re.compile(r"refs/merge-requests/(?P<number>\d+)/(?P<side>head|merge|train)")
 _JOB_URL = re.compile(r"/(?:-/jobs|builds)/(\d+)$")
 
 
@@ -158,6 +160,31 @@ def merge_request(body: Body) -> MergeRequest:
     Source: https://docs.gitlab.com/api/commits/#list-all-merge-requests-associated-with-a-commit (18).
     """
     return MergeRequest(number=whole(body, "iid"), source_branch=text(body, "source_branch"))
+
+
+def shown_by_merge_request(body: Body) -> Shown | None:
+    """Return the head of a merge request, on its source branch where that is of the same project; None without commits.
+
+    Source: https://docs.gitlab.com/api/merge_requests/#get-single-mr (18).
+    """
+    if optional(body, "sha") is None:
+        return None
+    is_own = body.get("source_project_id") == body.get("target_project_id")
+    return Shown(sha=sha(body, "sha"), ref=optional(body, "source_branch") if is_own else None)
+
+
+def merged_result(body: Body) -> int | None:
+    """Return the merge request whose merged result a pipeline or job ran on; None where it ran on a pushed commit."""
+    found = _REQUEST_REF.fullmatch(optional(body, "ref") or "")
+    return int(found["number"]) if found is not None and found["side"] != "head" else None
+
+
+def shown_by_run(body: Body) -> Shown:
+    """Return the commit that a pipeline or job ran on; a merge request's ref is no branch."""
+    ref = optional(body, "ref")
+    is_branch = ref is not None and not ref.startswith("refs/")
+    commit_sha = sha(part(body, "commit"), "id") if "commit" in body else sha(body, "sha")
+    return Shown(sha=commit_sha, ref=ref if is_branch else None)
 
 
 def pipeline(body: Body) -> Pipeline:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from spawner.errors import InvalidInput, ProjectNotFound, RevisionNotFound, foreign
 from spawner.names import CommitSha, is_full_sha
-from spawner.ports import AccessLevel, Commit, Credential, Forge, Project, ProjectKey, Ref, RefKind
+from spawner.ports import AccessLevel, Commit, Credential, Forge, NumberedPage, Project, ProjectKey, Ref, RefKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """What the person named. `sha` and `branch` may each be absent; `revision` is either, unread (from a URL)."""
+    """What the person named. `sha` and `branch` may each be absent; `revision` is either, unread (from a URL).
+
+    `page` is a merge request, pipeline or job, and then stands alone.
+    """
 
     project: ProjectKey
     sha: str | None = None
     branch: str | None = None
     revision: str | None = None
+    page: NumberedPage | None = None
 
 
 class Finder:
@@ -61,6 +65,8 @@ class Finder:
 
     def _place(self, asked: "_Asked", project: Project) -> Place:
         named = asked.named
+        if named.page is not None:
+            return self._on_page(asked, project, named.page)
         if named.sha is not None:
             return self._at_commit(asked, project)
         wanted = named.branch or named.revision or project.default_branch
@@ -76,6 +82,19 @@ class Finder:
             raise _no_branch(named.branch, project)
         commit = _found(self._forge.commit(asked.credential, project.id, wanted), wanted, project)
         return self._at_commit(asked.at(commit.sha), project)
+
+    def _on_page(self, asked: "_Asked", project: Project, page: NumberedPage) -> Place:
+        """Return the commit of a merge request, pipeline or job, on the branch it names while that is there."""
+        shown = self._forge.shown(asked.credential, project.id, page)
+        if shown is None:
+            raise RevisionNotFound(
+                f"{project.path} has no {page.kind} {page.number}, or you may not see it.", remedy="Check its number."
+            )
+        place = self._at_commit(asked.at(shown.sha), project)
+        if shown.ref in {None, place.branch}:
+            return place
+        ref = self._forge.ref(asked.credential, project.id, shown.ref or "")
+        return place if ref is None else replace(place, branch=ref.name, ref_kind=ref.kind)
 
     def _at_commit(self, asked: "_Asked", project: Project) -> Place:
         sha, branch = asked.named.sha or "", asked.named.branch

@@ -16,6 +16,7 @@ from spawner.errors import (
     Conflict,
     HibernationUnavailable,
     InvalidInput,
+    RevisionNotFound,
     SessionNotFound,
     TemporaryError,
 )
@@ -40,6 +41,7 @@ from spawner.ports import (
 from spawner.sessions import machine
 from spawner.sessions.acceptance import Acceptance, LaunchCommand
 from spawner.sessions.access import Access
+from spawner.sessions.addresses import Destination, namings
 from spawner.sessions.housekeeping import Housekeeping
 from spawner.sessions.inventory import Inventory
 from spawner.sessions.launching import Named, Place
@@ -51,7 +53,7 @@ from spawner.users.access import Relation, may_change, may_see, may_stop
 from spawner.users.model import Caller
 from spawner.users.service import UserService
 
-__all__ = ["LaunchCommand", "Opened", "SessionService"]
+__all__ = ["LaunchCommand", "Located", "Opened", "SessionService"]
 
 DUE_LIMIT = 200
 TOLD_WHEN_GONE_FOR = timedelta(hours=1)  # a guess: longer than a viewer is away and comes back to the same page
@@ -63,6 +65,14 @@ class Opened:
 
     url: str
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """What an address names: a place, and the file of it that the address shows (empty for none)."""
+
+    place: Place
+    path: str = ""
 
 
 class SessionService:
@@ -131,6 +141,17 @@ class SessionService:
     def preview(self, caller: Caller, named: Named) -> Place:
         """Return what a launch of `named` would launch, without launching it."""
         return self._acceptance.preview(caller, named)
+
+    def locate(
+        self, caller: Caller, destination: Destination, *, sha: str | None = None, ref: str | None = None
+    ) -> Located:
+        """Return what an address names, in the first of its readings that is there; raises as `preview`."""
+        for named, path in namings(destination, sha=sha, ref=ref):
+            try:
+                return Located(place=self.preview(caller, named), path=path)
+            except RevisionNotFound as error:
+                missing = error
+        raise missing
 
     def find(self, caller: Caller, place: Place) -> Session | None:
         """Return the caller's session of a place, or None; whatever the project and the person were called before."""

@@ -1,4 +1,4 @@
-"""The launch link: `/launch/<project path>[/-/tree|blob|commit/…][?sha=&ref=&path=&image=]`.
+"""The launch link: `/launch/<project path>[/-/<any page of GitLab's>/…][?sha=&ref=&path=&image=]`.
 
 Promises: a link starts by itself only for a member of the project, only without an image of the link's own
 choosing, and only when a person navigates there; otherwise the page shows project, commit, author and image, and one
@@ -6,23 +6,20 @@ button. Starting twice is starting once.
 Must not know: how a commit is found or an image chosen.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from spawner.context import admit_launch, current_caller, login_required, options, services
-from spawner.errors import RevisionNotFound
-from spawner.names import is_full_sha
 from spawner.ports import AccessLevel
-from spawner.sessions.launching import Named, Place
+from spawner.sessions.addresses import Destination, default_url_of, parse_path
+from spawner.sessions.launching import Place
 from spawner.sessions.model import LaunchRequest
 from spawner.sessions.options import default_class
 from spawner.sessions.service import LaunchCommand
 from spawner.users.access import may_launch_unasked
 from spawner.users.model import Caller
-from spawner.web.addresses import Target, default_url_of, parse_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,7 @@ class Link:
 def show(target: str) -> BaseResponse:
     """Launch at once where the link may, else ask."""
     caller = current_caller()
-    link = _link(caller, parse_target(target))
+    link = _link(caller, parse_path(target))
     may_start = may_launch_unasked(link.place.access_level, names_image=link.image is not None)
     if may_start and _is_navigation():
         return _launch(caller, link)
@@ -48,7 +45,7 @@ def show(target: str) -> BaseResponse:
 
 def start(target: str) -> BaseResponse:
     """Launch what the page showed."""
-    return _launch(current_caller(), _link(current_caller(), parse_target(target)))
+    return _launch(current_caller(), _link(current_caller(), parse_path(target)))
 
 
 def _is_navigation() -> bool:
@@ -58,30 +55,12 @@ def _is_navigation() -> bool:
     return request.method == "GET" and not is_early and headers.get("Sec-Fetch-Dest", "document") == "document"
 
 
-def _link(caller: Caller, target: Target) -> Link:
+def _link(caller: Caller, destination: Destination) -> Link:
     """Find what a link names; what the button sent wins over what the address says."""
     given = request.values
+    found = services().sessions.locate(caller, destination, sha=given.get("sha") or None, ref=given.get("ref") or None)
     image = given.get("image", "").strip() or None
-    for named, path in _readings(target, sha=given.get("sha") or None, ref=given.get("ref") or None):
-        try:
-            place = services().sessions.preview(caller, named)
-        except RevisionNotFound as error:
-            missing = error
-        else:
-            return Link(place=place, path=given.get("path") or path, image=image)
-    raise missing
-
-
-def _readings(target: Target, *, sha: str | None, ref: str | None) -> Iterator[tuple[Named, str]]:
-    """Yield each way to read the link, and the file it then opens; never none."""
-    if sha or ref or not target.readings:
-        yield Named(project=target.project, sha=sha, branch=ref), ""
-        return
-    for reading in target.readings:
-        if is_full_sha(reading.revision):
-            yield Named(project=target.project, sha=reading.revision), reading.path
-        else:
-            yield Named(project=target.project, revision=reading.revision), reading.path
+    return Link(place=found.place, path=given.get("path") or found.path, image=image)
 
 
 def _launch(caller: Caller, link: Link) -> BaseResponse:

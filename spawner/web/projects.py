@@ -8,8 +8,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from spawner.context import optional_caller, options, services
 from spawner.errors import InvalidInput
+from spawner.sessions.addresses import parse_pasted
 from spawner.sessions.store import Filter
-from spawner.web.addresses import parse_pasted
 
 SESSIONS_LIMIT = 50
 
@@ -23,7 +23,8 @@ def go() -> BaseResponse | tuple[str, int]:
     """Go from a pasted address to its launch page; nothing starts here."""
     pasted = request.args.get("url", "")
     try:
-        return redirect(parse_pasted(pasted, options().forges))
+        found = parse_pasted(pasted, [forge.web_url for forge in options().forges])
+        return redirect(found.launch_path)
     except InvalidInput as error:
         return _home(pasted=pasted, error=error), 422
 

@@ -4,6 +4,7 @@ Left out: keys and Git (test_trees, test_relay), sign-in (test_oauth), where a c
 """
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ from spawner.errors import (
 )
 from spawner.gitlab.client import GitLabForge
 from spawner.names import CommitSha, ProjectPath
-from spawner.ports import AccessLevel, ForgeUser, JobStatus, Ref, RefKind, Visibility
+from spawner.ports import AccessLevel, ForgeUser, JobStatus, NumberedPage, PageKind, Ref, RefKind, Shown, Visibility
 from tests.contract.forge_port.conftest import CI, FAILING_CI, MANUAL_CI, MATRIX_CI, personal
 
 if TYPE_CHECKING:
@@ -192,6 +193,18 @@ def test_parallel_jobs_count_by_their_name_before_the_suffix(world: "World") -> 
     standin.wait_for_pipeline(project, sha)
     found = world.forge().builds(ada, project.id, sha, job_name="image_build")
     assert sorted(job.name for job in found.jobs) == ["image_build 1/2", "image_build 2/2"]
+
+
+def test_a_pipelines_and_a_jobs_page_show_their_commit(world: "World") -> None:
+    """Either page names the commit and its branch, in one call; one of another project, or none, is not there."""
+    forge, ada = world.forge(), personal(world.ada.token)
+    builds = forge.builds(ada, world.private.id, world.second, job_name="image_build")
+    for kind, number in ((PageKind.PIPELINE, builds.pipelines[0].id), (PageKind.JOB, builds.jobs[0].id)):
+        page = NumberedPage(kind=kind, number=number)
+        assert forge.shown(ada, world.private.id, page) == Shown(sha=world.second, ref="main")
+        assert sum(calls(world, partial(forge.shown, ada, world.private.id, page)).values()) == 1
+        assert forge.shown(ada, world.public.id, page) is None
+        assert forge.shown(ada, world.private.id, NumberedPage(kind=kind, number=987654)) is None
 
 
 def test_a_manual_job_is_played_once(world: "World") -> None:

@@ -228,7 +228,7 @@ def test_asked_first(world: World, browser: FlaskClient, is_member: bool) -> Non
         ("/launch/grp/proj/-/tree/nothing", 404),
         (f"/launch/grp/proj?sha={'b' * 40}", 404),
         ("/launch/grp/proj?sha=abc", 422),
-        ("/launch/grp/proj/-/issues/1", 422),
+        ("/launch/grp/proj/-/merge_requests/1", 404),
         ("/launch/proj", 422),
         ("/launch/grp/proj?path=../../etc/passwd", 422),
     ],

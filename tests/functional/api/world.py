@@ -40,6 +40,7 @@ from spawner.ports import (
     JobStatus,
     LogLine,
     MergeRequest,
+    NumberedPage,
     Observation,
     Owned,
     Pipeline,
@@ -49,6 +50,7 @@ from spawner.ports import (
     Ref,
     RefKind,
     RegistryImage,
+    Shown,
     State,
     Visibility,
     Workload,
@@ -107,6 +109,7 @@ class WorldProject:
     merge_requests: dict[CommitSha, MergeRequest] = field(default_factory=dict)
     jobs: dict[CommitSha, list[BuildJob]] = field(default_factory=dict)
     logs: dict[int, bytes] = field(default_factory=dict)
+    pages: dict[NumberedPage, Shown] = field(default_factory=dict)
 
 
 class WorldForge:
@@ -170,6 +173,9 @@ class WorldForge:
 
     def open_merge_request(self, credential: Credential, project: ProjectKey, sha: CommitSha) -> MergeRequest | None:
         return self._open(credential, project).merge_requests.get(sha)
+
+    def shown(self, credential: Credential, project: ProjectKey, page: NumberedPage) -> Shown | None:
+        return self._open(credential, project).pages.get(page)
 
     def ref(self, credential: Credential, project: ProjectKey, name: str) -> Ref | None:
         found = self._open(credential, project)

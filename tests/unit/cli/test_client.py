@@ -13,9 +13,9 @@ import pytest
 
 from spawner.cli.connection import configuration_file
 from spawner.cli.exits import ExitCode
-from spawner.cli.launch import LaunchTarget, read_target
+from spawner.cli.launch import without_credentials
 from spawner.names import SessionName
-from spawner.ports import JobStatus
+from spawner.ports import JobStatus, NumberedPage, PageKind, Shown
 from tests.functional.api.world import OLD_SHA, SHA
 from tests.unit.cli.conftest import Run, Served
 
@@ -52,27 +52,34 @@ def test_launch_and_list(served: Served, ada: Run) -> None:
         (("https://gitlab.test/grp/proj/-/blob/feature/x/a/b.ipynb",), "feature/x", SHA),
         ((f"https://gitlab.test/grp/proj/-/commit/{OLD_SHA}",), "main", OLD_SHA),
         (("https://gitlab.test/grp/proj.git",), "main", SHA),
+        (("https://ada:secret@gitlab.test/grp/proj.git",), "main", SHA),
+        (("git@gitlab.test:grp/proj.git",), "main", SHA),
+        (("https://gitlab.test/grp/proj/-/issues/4",), "main", SHA),
+        (("https://gitlab.test/grp/proj/-/merge_requests/4",), "feature/x", OLD_SHA),
     ],
 )
 def test_launch_finds_the_commit(served: Served, ada: Run, arguments: tuple[str, ...], branch: str, sha: str) -> None:
     """A project's path and every address of it lead to the branch and commit that it names."""
+    project = next(iter(served.world.forge.projects.values()))
+    page = NumberedPage(kind=PageKind.MERGE_REQUEST, number=4)
+    project.pages[page] = Shown(sha=OLD_SHA, ref="feature/x")
     served.world.add_image()
     notes = ada("launch", *arguments, "--json").document["annotations"]
     assert (notes["renku.io/branch"], notes["renku.io/commit-sha"]) == (branch, sha)
 
 
 @pytest.mark.parametrize(
-    ("text", "target"),
+    ("address", "sent"),
     [
-        ("a/b", LaunchTarget(project="a/b")),
-        ("a/b/c/-/issues/4", LaunchTarget(project="a/b/c")),
-        ("https://h/a/b/-/tree/x%2Fy?ref_type=heads", LaunchTarget(project="a/b", revisions=("x", "x/y"))),
-        ("https://h/a/b/-/commit/abc", LaunchTarget(project="a/b", revisions=("abc",))),
+        ("https://ada:glpat-secret@gitlab.test/a/b.git", "https://gitlab.test/a/b.git"),
+        ("https://gitlab.test:8443/a/b?x=y@z", "https://gitlab.test:8443/a/b?x=y@z"),
+        ("git@gitlab.test:a/b.git", "git@gitlab.test:a/b.git"),
+        ("a/b", "a/b"),
     ],
 )
-def test_targets(text: str, target: LaunchTarget) -> None:
-    """An address is read into a project and the ways to read its revision, shortest first."""
-    assert read_target(text) == target
+def test_no_credential_of_an_address_is_sent(address: str, sent: str) -> None:
+    """A clone URL with a token in it is sent without; everything else goes as it is."""
+    assert without_credentials(address) == sent
 
 
 def test_launch_waits_for_ready(served: Served, ada: Run) -> None:
@@ -136,6 +143,14 @@ def test_stop_waits_until_gone(served: Served, ada: Run) -> None:
     assert ada("stop", name).code == ExitCode.NOT_FOUND
 
 
+def test_an_address_elsewhere(served: Served, ada: Run) -> None:
+    """An address of another server, or one of nothing, ends with the server's own sentence."""
+    ended = ada("launch", "https://gitlab.elsewhere.example/grp/proj")
+    assert (ended.code, "This address is of another server." in ended.err) == (ExitCode.FAILED, True)
+    assert ada("launch", "https://gitlab.test/grp/proj/-/pipelines/8").code == ExitCode.NOT_FOUND
+    assert served.world.runtime.workloads == {}
+
+
 def test_strangers_are_told_nothing(served: Served, ada: Run, tmp_path: Path) -> None:
     """Another person's session is not found, and neither is a project that one may not see."""
     name = launch_ready(served, ada)
@@ -158,6 +173,11 @@ def test_strangers_are_told_nothing(served: Served, ada: Run, tmp_path: Path) ->
         (("sessions", "--url", "http://h", "--token-file", "{empty}"), ExitCode.USAGE, "holds no token"),
         (("sessions", "--url", "http://h", "--token-file", "{binary}"), ExitCode.USAGE, "holds no token"),
         (("launch", "justaname"), ExitCode.USAGE, "names no project"),
+        (
+            ("launch", "https://[x/grp/proj", "--url", "http://h", "--token-file", "{token}"),
+            ExitCode.USAGE,
+            "is no address",
+        ),
         (("stop",), ExitCode.USAGE, "Name sessions"),
         (("nothing",), ExitCode.USAGE, "No such command"),
         (("login", "gitlab.example.org"), ExitCode.USAGE, "is no address"),
