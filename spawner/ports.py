@@ -57,6 +57,7 @@ class CredentialKind(StrEnum):
     OAUTH = "oauth"
     PERSONAL = "personal"
     DEPLOY = "deploy"  # a project's own token, good for Git or the registry and for no call of the API
+    NONE = "none"  # nobody's: the forge is asked as any visitor may ask it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,11 @@ class Credential:
     token: str = field(repr=False)
     kind: CredentialKind
     username: str = ""
+
+
+def nobody(forge: str) -> Credential:
+    """Return the credential of whoever has none: the forge tells what it tells everybody."""
+    return Credential(forge=forge, token="", kind=CredentialKind.NONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ Must not know: any adapter; `spawner.wiring` fills it in, tests use `dataclasses
 
 from dataclasses import dataclass
 
+from spawner.images.badges import Badges
 from spawner.images.service import ImageService
 from spawner.ports import Clock, Dispatcher, Forge
 from spawner.sessions.agents import AgentService
@@ -19,6 +20,7 @@ class Services:
     sessions: SessionService
     agents: AgentService
     images: ImageService
+    badges: Badges
     users: UserService
     forge: Forge
     dispatcher: Dispatcher

@@ -25,11 +25,14 @@ from spawner.gitlab.client import GitLabForge
 from spawner.gitlab.jobtokens import GitLabJobTokens
 from spawner.gitlab.oauth import GitLabOAuth
 from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
+from spawner.images.badges import Badges
+from spawner.images.finding import ImageFinder
 from spawner.images.model import FallbackPolicy, Policy
 from spawner.images.pulling import PullService
 from spawner.images.reference import parse
 from spawner.images.service import BUILTIN, ImageService, ImageSettings
-from spawner.ports import Clock, Dispatcher, ImageKind, Registry, Routes, Runtime, TaskKind
+from spawner.images.standing import Standings
+from spawner.ports import Clock, Dispatcher, Forge, ImageKind, Registry, Routes, Runtime, TaskKind
 from spawner.runtimes import default_environment
 from spawner.runtimes.standalone import StandaloneRoutes
 from spawner.services import Services
@@ -176,10 +179,33 @@ def _services(
         access=access,
         inventory=Inventory(sessions=sessions, runtimes=started, clock=clock),
     )
-    agents = AgentService(sessions=sessions, users=users, access=access, dispatcher=dispatcher)
     return Services(
-        sessions=service, agents=agents, images=images, users=users, forge=forge, dispatcher=dispatcher, clock=clock
+        sessions=service,
+        agents=AgentService(sessions=sessions, users=users, access=access, dispatcher=dispatcher),
+        images=images,
+        badges=Badges(
+            forge=forge,
+            standings=_standings(settings, forge=forge, registry=registry, clock=clock, started=started),
+            clock=clock,
+            forge_name=DEFAULT_FORGE,
+            looks_per_minute=settings.limits.badge_looks_per_minute,
+        ),
+        users=users,
+        forge=forge,
+        dispatcher=dispatcher,
+        clock=clock,
     )
+
+
+def _standings(
+    settings: Settings, *, forge: Forge, registry: Registry, clock: Clock, started: Mapping[str, Runtime]
+) -> Standings:
+    images = _image_settings(settings)
+    finder = ImageFinder(
+        forge=forge, registry=registry, clock=clock, defaults=images.defaults, max_age_days=images.max_age_days
+    )
+    accepts = started[settings.sessions.runtime].image_kinds
+    return Standings(forge=forge, finder=finder, build_job=images.build_job, accepts=accepts)
 
 
 def _people(

@@ -264,6 +264,8 @@ class Limits(Group):
     unknown_tokens_per_minute: Annotated[int, Field(ge=1)] = 100
     """Tokens nobody has shown before that GitLab is asked about within a minute, in all and at most 20 of one address;
     then 429. GitLab may ban the spawner's address after 300 that it does not know. Each web process counts its own."""
+    badge_looks_per_minute: Count = 60
+    """How often the badges of all projects may ask GitLab within a minute; 0 for badges without a state."""
     token_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     """Longest life of one of our own tokens, in days."""
     login_hours: Seconds = 24 * 7.0

@@ -189,7 +189,7 @@ class GitLabRegistry:
 
     def _made(self, host: str, credential: Credential | None) -> RegistryClient:
         found = None
-        if credential is not None:
+        if credential is not None and credential.kind is not CredentialKind.NONE:
             found = Credentials(username=credential.username or "oauth2", password=credential.token)
         return RegistryClient(
             _DOCKER_HUB.get(host, host),

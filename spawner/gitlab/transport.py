@@ -233,11 +233,11 @@ class Transport:
         self, session: OneOriginSession, credential: Credential, method: str, path: str, **more: Any
     ) -> requests.Response:
         self._allowances.check(credential.token)
-        is_oauth = credential.kind is CredentialKind.OAUTH
+        kind = credential.kind
         client = gitlab.Gitlab(
             self.url,
-            oauth_token=credential.token if is_oauth else None,
-            private_token=None if is_oauth else credential.token,
+            oauth_token=credential.token if kind is CredentialKind.OAUTH else None,
+            private_token=credential.token if kind is CredentialKind.PERSONAL else None,
             session=session,
             ssl_verify=self._verify,
             user_agent=_USER_AGENT,

@@ -39,7 +39,7 @@ from spawner.errors import (
     foreign,
 )
 from spawner.names import CommitSha
-from spawner.ports import Credential, EnvironmentKey, ImageKind, Project, Visibility
+from spawner.ports import Credential, CredentialKind, EnvironmentKey, ImageKind, Project, Visibility
 
 log = structlog.get_logger()
 
@@ -222,7 +222,8 @@ def _value(key: Key) -> EnvironmentKey:
 @contextmanager
 def _private_settings(credential: Credential | None, url: str, ca_file: str | None) -> Iterator[dict[str, str]]:
     """Yield the environment that lets Git act with the token: a file only we may read, gone afterwards."""
-    header = f"\textraHeader = Authorization: Basic {_basic(credential)}\n" if credential else ""
+    is_somebody = credential is not None and credential.kind is not CredentialKind.NONE
+    header = f"\textraHeader = Authorization: Basic {_basic(credential)}\n" if credential and is_somebody else ""
     with tempfile.TemporaryDirectory(prefix="slipway-git-") as folder:
         settings = Path(folder, "config")
         settings.touch(mode=0o600)

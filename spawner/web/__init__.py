@@ -7,14 +7,14 @@ Must not know: adapters; the API's insides (pages call the same services, and re
 
 from flask import Blueprint, Flask, render_template
 
-from spawner.web import launch, login, projects, sessions, tokens
+from spawner.web import badges, launch, login, projects, sessions, tokens
 from spawner.web.words import register_words
 
 
 def register(app: Flask) -> None:
     """Give the app every page."""
     pages = Blueprint("web", __name__, template_folder="templates", static_folder="static", static_url_path="/static")
-    for part in (projects, login, launch, sessions, tokens):
+    for part in (projects, login, launch, sessions, tokens, badges):
         part.register(pages)
     register_words(pages)
     app.register_blueprint(pages)

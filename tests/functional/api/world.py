@@ -21,8 +21,11 @@ from sqlalchemy import Engine
 from spawner.context import EdgeOptions, ForgeAddress
 from spawner.errors import Forbidden, ForgeUnavailable, ProjectNotFound, TokenRejected
 from spawner.http import create_app
+from spawner.images.badges import Badges
+from spawner.images.finding import ImageFinder
 from spawner.images.model import BuildPolicy, Policy
 from spawner.images.service import ImageService, ImageSettings
+from spawner.images.standing import Standings
 from spawner.names import SHORT_SHA_LENGTH, CommitSha, ProjectPath, SessionName, UserId
 from spawner.ports import (
     AccessLevel,
@@ -31,6 +34,7 @@ from spawner.ports import (
     Commit,
     CommitBuilds,
     Credential,
+    CredentialKind,
     EnvironmentKey,
     ForgeUser,
     GitAnswer,
@@ -81,6 +85,7 @@ SHA = CommitSha("172a784d465a7bd45bacc165df2b64a591ac6b18")
 OLD_SHA = CommitSha("a" * 40)
 HOOK_SECRET = "hook-secret-of-the-tests"
 SIGNING_KEY = "whsec_" + base64.b64encode(b"signing-key-of-the-tests-32-bytes").decode()
+NOBODY = ForgeUser(id=0, username="", name="", email="")
 CLASSES = (
     ResourceClass(id=1, name="small", cpu_cores=0.5, memory_bytes=2 * GIGABYTE, is_default=True),
     ResourceClass(id=2, name="large", cpu_cores=2, memory_bytes=8 * GIGABYTE, max_storage_bytes=100 * GIGABYTE),
@@ -96,6 +101,11 @@ class WorldClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.passed
+
+
+def _is_shown(visibility: Visibility, person: ForgeUser) -> bool:
+    """Say whether the forge shows a project to somebody who is no member of it."""
+    return visibility is Visibility.PUBLIC or (visibility is Visibility.INTERNAL and person is not NOBODY)
 
 
 @dataclass
@@ -130,6 +140,8 @@ class WorldForge:
             raise ForgeUnavailable("GitLab is away.", remedy="Wait a moment.")
         if credential.token in self.blocked:
             raise Forbidden("GitLab has blocked this person.")
+        if credential.kind is CredentialKind.NONE:
+            return NOBODY
         if credential.token not in self.people:
             raise TokenRejected("GitLab does not know this token.")
         return self.people[credential.token]
@@ -140,7 +152,7 @@ class WorldForge:
             is_it = wanted in {each.project.id, each.project.path} or (
                 isinstance(wanted, str) and wanted.lower() == each.project.path.lower()
             )
-            if is_it and (each.project.visibility is not Visibility.PRIVATE or person.id in each.members):
+            if is_it and (person.id in each.members or _is_shown(each.project.visibility, person)):
                 return each
         raise ProjectNotFound(f"There is no project {wanted}, or you may not see it.")
 
@@ -555,6 +567,18 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
         sessions=sessions,
         agents=AgentService(sessions=rows, users=users, access=access, dispatcher=dispatcher),
         images=images,
+        badges=Badges(
+            forge=forge,
+            standings=Standings(
+                forge=forge,
+                finder=ImageFinder(forge=forge, registry=registry, clock=clock, defaults={}, max_age_days=30),
+                build_job="image_build",
+                accepts=runtime.image_kinds,
+            ),
+            clock=clock,
+            forge_name="default",
+            looks_per_minute=60,
+        ),
         users=users,
         forge=forge,
         dispatcher=dispatcher,
