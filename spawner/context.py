@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import wraps
 from threading import BoundedSemaphore, Lock
 from typing import ParamSpec, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flask import current_app, g, request
 from werkzeug.wrappers import Response
@@ -170,6 +170,17 @@ def admit_launch(caller: Caller) -> None:
 def now() -> datetime:
     """Return the present, by the services' clock."""
     return services().clock.now()
+
+
+def sent_below(segments: int, decoded: str) -> str:
+    """Return what follows the path's first segments as it was sent, percent-encoded.
+
+    WSGI hands us the path decoded, in which a slash within a segment looks like any other; web servers give the
+    path as sent besides. Where one does not, it is `decoded`.
+    """
+    sent = str(request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI") or "").partition("?")[0]
+    path = sent.partition("://")[2].partition("/")[2] if "://" in sent else sent.removeprefix("/")
+    return path.split("/", segments)[segments] if path.count("/") >= segments else quote(decoded)
 
 
 # ---------------------------------------------------------------- who asks

@@ -69,7 +69,7 @@ ERRORS: Final[Mapping[type[SpawnerError], tuple[int, int]]] = {
 }
 # Werkzeug's own errors that the contract does not number 1000 + status.
 _HTTP_CODES: Final = {408: 3408, 409: 3409, 500: 2500, 503: 3503, 504: 3504}
-_PROGRAM_PREFIXES: Final = ("/api/", "/notebooks/", "/repos/", "/hooks/")
+_PROGRAM_PREFIXES: Final = ("/api/", "/notebooks/", "/repos/", "/hooks/", "/build/")
 _QUIET: Final = frozenset({"/health", "/healthz", "/readyz", "/metrics"})
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _BEGAN: Final = "slipway.began"

@@ -655,3 +655,19 @@ class Routes(Protocol):
     def address(self, session: SessionName, state: State) -> Address | None:
         """Return where the session answers, or None while it has no route."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """A running session as a program reaches it: its base URL, ending in `/`, and the token it wants in a header."""
+
+    base_url: str
+    token: str = field(repr=False)
+
+
+class Doors(Protocol):
+    """How a program that knows no one-time codes enters a session."""
+
+    def enter(self, url: str) -> Entrance:
+        """Redeem a one-time URL that a service has just made; raises RuntimeUnavailable."""
+        ...

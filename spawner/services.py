@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spawner.images.badges import Badges
 from spawner.images.service import ImageService
-from spawner.ports import Clock, Dispatcher, Forge
+from spawner.ports import Clock, Dispatcher, Doors, Forge
 from spawner.sessions.agents import AgentService
 from spawner.sessions.service import SessionService
 from spawner.users.service import UserService
@@ -23,5 +23,6 @@ class Services:
     badges: Badges
     users: UserService
     forge: Forge
+    doors: Doors
     dispatcher: Dispatcher
     clock: Clock

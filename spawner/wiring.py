@@ -34,6 +34,7 @@ from spawner.images.service import BUILTIN, ImageService, ImageSettings
 from spawner.images.standing import Standings
 from spawner.ports import Clock, Dispatcher, Forge, ImageKind, Registry, Routes, Runtime, TaskKind
 from spawner.runtimes import default_environment
+from spawner.runtimes.doors import HTTPDoors
 from spawner.runtimes.standalone import StandaloneRoutes
 from spawner.services import Services
 from spawner.sessions import options
@@ -192,6 +193,7 @@ def _services(
         ),
         users=users,
         forge=forge,
+        doors=HTTPDoors(),
         dispatcher=dispatcher,
         clock=clock,
     )

@@ -5,7 +5,7 @@ Views parse, call one service method and render. Must not know: adapters, pages,
 
 from flask import Blueprint, Flask
 
-from spawner.api import agent, git, health, hooks, openapi, projects, servers, side, stream, tokens
+from spawner.api import agent, binder, git, health, hooks, openapi, projects, servers, side, stream, tokens
 
 COMPATIBLE_PREFIXES = {"notebooks": "/notebooks", "api_notebooks": "/api/notebooks"}
 OWN_PREFIX = "/api/slipway/v1"
@@ -26,6 +26,6 @@ def register(app: Flask) -> None:
     agent.register(own)
     app.register_blueprint(own)
     bare = Blueprint("bare", __name__)
-    for part in (health, side, hooks, git):
+    for part in (health, side, hooks, git, binder):
         part.register(bare)
     app.register_blueprint(bare)

@@ -38,7 +38,7 @@ EVENTS_LIMIT = 500  # what one look returns at most
 CURSOR_LIMIT = 6000  # gunicorn refuses header fields beyond 8190 bytes
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _STILL_STARTING = frozenset({Phase.NEW, Phase.QUEUED, Phase.WAITING, Phase.STARTING})
-_ENDS_READY = frozenset({EventKind.READY, EventKind.FAILED, EventKind.GONE})
+ENDS_READY = frozenset({EventKind.READY, EventKind.FAILED, EventKind.GONE})
 _READY_PHASES = frozenset({Phase.RUNNING, Phase.FAILED, Phase.GONE})
 
 
@@ -135,6 +135,10 @@ class SessionStream:
         self.pending = events if cursor else since_launch(events)
         self.cursor = cursor or Cursor()
 
+    def render(self, event: str, data: Mapping[str, Any], cursor: str) -> bytes:
+        """Return one frame; another dialect of events has its own."""
+        return frame(event, data, cursor)
+
     def _events(self, after: int) -> Sequence[Event]:
         events = list(self._services.sessions.events(self._caller, self._name, after=after))
         more: Sequence[Event] = events
@@ -149,7 +153,7 @@ class SessionStream:
         written_at = time.monotonic()
         with suppress(NotFound), self._looks.watching(self._name, self.cursor.event):
             while True:
-                for piece in self._batch():
+                for piece in filter(None, self._batch()):
                     written_at = time.monotonic()
                     yield piece
                 if last_of(self.pending, self.ends) is not None:
@@ -180,7 +184,7 @@ class SessionStream:
             if event.kind in self.ends or event.kind is EventKind.IMAGE:  # the wait is over: its log comes first
                 yield from self._log()
             self.cursor = replace(self.cursor, event=event.id)
-            yield frame(event.kind.value, event_data(event), str(self.cursor))
+            yield self.render(event.kind.value, event_data(event), str(self.cursor))
         yield from self._log()
 
     def _log(self) -> Iterator[bytes]:
@@ -219,7 +223,7 @@ class SessionStream:
             "phase": Phase.WAITING.value,
             "message": "",
         }
-        return frame(EventKind.LOG.value, data, str(self.cursor))
+        return self.render(EventKind.LOG.value, data, str(self.cursor))
 
 
 class PersonStream:
@@ -310,13 +314,13 @@ def session_events(name: str) -> Response:
     session = carried.services.sessions.get(caller, SessionName(name))
     stream = SessionStream(carried, caller, session)
     if query.until == "ready":
-        stream.ends = _ENDS_READY
+        stream.ends = ENDS_READY
     cursor = Cursor.parse(request.headers.get("Last-Event-ID") or query.after)
     stream.begin(cursor)
     over = session.phase in (_READY_PHASES if query.until == "ready" else {Phase.GONE})
     if cursor is not None and over and not stream.pending:
         return Response(status=204)
-    return _streamed(carried, stream.frames())
+    return streamed(carried, stream.frames())
 
 
 @operation(
@@ -335,10 +339,10 @@ def person_events() -> Response:
     caller, query, carried = current_caller(), read_query(request, EventsQuery), edge()
     stream = PersonStream(carried, caller)
     stream.begin(parse_cursors(request.headers.get("Last-Event-ID") or query.after))
-    return _streamed(carried, stream.frames())
+    return streamed(carried, stream.frames())
 
 
-def _streamed(carried: Edge, frames: Iterator[bytes]) -> Response:
+def streamed(carried: Edge, frames: Iterator[bytes]) -> Response:
     """Return a stream that holds one of the viewers' places until it ends."""
     if not carried.viewers.acquire(blocking=False):
         raise TooManyViewers(

@@ -1,5 +1,6 @@
 """The launch link: `/launch/<project path>[/-/<any page of GitLab's>/…][?sha=&ref=&path=&image=]`.
 
+And Binder's links, `/v2/gl/<namespace%2Fproject>/<ref>[?urlpath=|filepath=|labpath=]`, which lead to it.
 Promises: a link starts by itself only for a member of the project, only without an image of the link's own
 choosing, and only when a person navigates there; otherwise the page shows project, commit, author and image, and one
 button. Starting twice is starting once.
@@ -7,13 +8,15 @@ Must not know: how a commit is found or an image chosen.
 """
 
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from spawner.context import admit_launch, current_caller, login_required, options, services
+from spawner.context import admit_launch, current_caller, login_required, options, sent_below, services
 from spawner.ports import AccessLevel
 from spawner.sessions.addresses import Destination, default_url_of, parse_path
+from spawner.sessions.binder import file_of, parse_spec
 from spawner.sessions.launching import Place
 from spawner.sessions.model import LaunchRequest
 from spawner.sessions.options import default_class
@@ -48,6 +51,14 @@ def start(target: str) -> BaseResponse:
     return _launch(current_caller(), _link(current_caller(), parse_path(target)))
 
 
+def follow_binder(provider: str, spec: str) -> BaseResponse:
+    """Lead a Binder link to the launch page; nothing starts here."""
+    forges = [forge.web_url for forge in options().forges]
+    destination, path = parse_spec(provider, sent_below(2, spec), forges), file_of(request.args)
+    default_url_of(path, otherwise="")  # refused here, where the person still sees the link
+    return redirect(destination.launch_path + (f"?{urlencode({'path': path})}" if path else ""))
+
+
 def _is_navigation() -> bool:
     """Say whether a person follows the link: no HEAD, no prefetch, no picture or frame on somebody's page."""
     headers = request.headers
@@ -80,3 +91,4 @@ def register(pages: Blueprint) -> None:
     """Give the pages the routes of this module."""
     pages.get("/launch/<path:target>", endpoint="launch")(login_required(show))
     pages.post("/launch/<path:target>", endpoint="start_launch")(login_required(start))
+    pages.get("/v2/<provider>/<path:spec>", endpoint="binder_link")(follow_binder)

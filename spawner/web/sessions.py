@@ -143,6 +143,12 @@ def index() -> BaseResponse:
     return redirect(url_for("web.home"))
 
 
+def below(name: str, path: str = "") -> BaseResponse:
+    """Take the address that a Binder client in a browser makes of a session's to its page, from where it opens."""
+    del path
+    return redirect(url_for("web.session", name=name))
+
+
 def from_renku(project: str, name: str) -> BaseResponse:
     """Take the address that Renku's command line opens in a browser to the session's page."""
     del project
@@ -157,6 +163,8 @@ def register(pages: Blueprint) -> None:
     """Give the pages the routes of this module."""
     pages.get("/sessions", endpoint="sessions")(index)
     pages.get("/sessions/<name>", endpoint="session")(login_required(named(show)))
+    pages.get("/sessions/<name>/", endpoint="session_below")(below)
+    pages.get("/sessions/<name>/<path:path>", endpoint="session_below_path")(below)
     pages.get("/projects/<path:project>/sessions/show/<name>", endpoint="renku_session")(from_renku)
     actions: dict[str, Any] = {
         "stop": stop,

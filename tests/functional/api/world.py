@@ -35,6 +35,7 @@ from spawner.ports import (
     CommitBuilds,
     Credential,
     CredentialKind,
+    Entrance,
     EnvironmentKey,
     ForgeUser,
     GitAnswer,
@@ -333,6 +334,17 @@ class WorldRuntime:
         )
 
 
+class WorldDoors:
+    """Doors that let everybody in who has a one-time URL, and remember which."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+
+    def enter(self, url: str) -> Entrance:
+        self.urls.append(url)
+        return Entrance(base_url=url.partition("slipway/open")[0], token="session-token")
+
+
 class WorldOAuth:
     """The forge's OAuth side: a code is a person's name, and after a dot a scope; `api` where none is named."""
 
@@ -581,6 +593,7 @@ def make_world(engine: Engine, *, options: EdgeOptions | None = None) -> World:
         ),
         users=users,
         forge=forge,
+        doors=WorldDoors(),
         dispatcher=dispatcher,
         clock=clock,
     )
