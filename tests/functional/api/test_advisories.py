@@ -29,8 +29,8 @@ from spawner.names import (
     workspace_name,
 )
 from spawner.ports import Credential, CredentialKind, ForgeUser, Project
+from spawner.sessions.addresses import default_url_of, parse_path
 from spawner.users.model import user_id
-from spawner.web.addresses import default_url_of, parse_target
 from tests.functional.api.conftest import client_of
 from tests.functional.api.test_pages import HTML, ORIGIN, sign_in, token_of
 from tests.functional.api.test_servers import BODY, launch, run
@@ -95,7 +95,7 @@ def deep_link(world: World, _: Pytest) -> None:
             default_url_of(path, otherwise="/lab")
     for target in ("-x/y", "a/--upload-pack=x", "../a/b", "a/b;c", "a/b\n", "a", "a/b/-/raw"):
         with pytest.raises(InvalidInput):
-            parse_target(target)
+            parse_path(target)
     assert client_of(world, "ada").get("/launch/grp/proj?path=../../x", headers=HTML).status_code == 422
 
 
