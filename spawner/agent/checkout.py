@@ -45,8 +45,11 @@ else
     git config "branch.$SLIPWAY_BRANCH.merge" "refs/heads/$SLIPWAY_BRANCH"
 fi
 if [ -f .gitmodules ]; then
-    git submodule update -q --init --recursive --depth 1 \
-        || echo "Some submodules could not be fetched; a session reads public ones only."
+    # Each by itself: Git checks none of them out when one cannot be fetched.
+    git -c core.quotePath=false ls-files --stage | grep '^160000' | cut -f 2- | while IFS= read -r path; do
+        git submodule update -q --init --recursive --depth 1 -- "$path" </dev/null \
+            || echo "The submodule $path could not be fetched; a session reads public ones only."
+    done
 fi
 if [ "$SLIPWAY_LFS" = 1 ]; then
     if git lfs version >/dev/null 2>&1; then

@@ -75,7 +75,8 @@ def checkout_plan(checkout: Checkout, *, budget_seconds: float) -> CheckoutPlan:
     return CheckoutPlan(
         origin_url=f"{web[0]}.git" if web else checkout.relay_url,
         relay_prefix=prefix,
-        rewrites=tuple((relay, address) for address in checkout.replaces),
+        # Git compares beginnings: the bare path would take every project whose path begins with it to the relay.
+        rewrites=tuple((f"{relay}{end}", f"{address}{end}") for address in checkout.replaces for end in (".git", "/")),
         branch=checkout.branch,
         is_tag=checkout.ref_kind is RefKind.TAG,
         sha=checkout.sha,

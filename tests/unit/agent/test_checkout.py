@@ -44,7 +44,7 @@ def relay() -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
-        thread.join(5)
+        thread.join(30)
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -78,6 +78,7 @@ def _run(place: Path, origin: str, sha: str) -> int:
         "SLIPWAY_BRANCH": "main",
         "SLIPWAY_IS_TAG": "0",
         "SLIPWAY_LFS": "0",
+        "GIT_ALLOW_PROTOCOL": "file:http",  # of submodules too, which Git trusts less
     }
     done = subprocess.run(
         ["/bin/sh", "-c", checkout.SCRIPT], env=variables, capture_output=True, check=False, timeout=30
@@ -95,6 +96,29 @@ def test_a_checkout_that_was_killed_is_done_anew(tmp_path: Path, origin: Path) -
 
     assert _run(tmp_path / "place", str(origin), sha) == 0
     assert (tmp_path / "place" / "checkout" / "README.md").read_text() == "hello"
+
+
+def test_a_submodule_that_cannot_be_fetched_stops_no_other(tmp_path: Path, origin: Path) -> None:
+    """The submodules that can be fetched are there, whatever stands before or after them."""
+    sha = _git(origin, "rev-parse", "HEAD")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    _git(whole, "init", "-q", "-b", "main")
+    urls = {"a first": tmp_path / "nowhere", "the middle": origin, "z last": tmp_path / "nowhere"}
+    lines = [f'[submodule "{path}"]\n\tpath = {path}\n\turl = file://{url}\n' for path, url in urls.items()]
+    (whole / ".gitmodules").write_text("".join(lines))
+    _git(whole, "add", ".gitmodules")
+    for path in urls:
+        _git(whole, "update-index", "--add", "--cacheinfo", f"160000,{sha},{path}")
+    _git(whole, "commit", "-qm", "Add submodules.")
+
+    assert _run(tmp_path / "place", str(whole), _git(whole, "rev-parse", "HEAD")) == 0
+    checked_out = tmp_path / "place" / "checkout"
+    assert {path: sorted(each.name for each in (checked_out / path).iterdir()) for path in urls} == {
+        "a first": [],
+        "the middle": [".git", "README.md"],
+        "z last": [],
+    }
 
 
 def test_a_finished_checkout_is_left_alone(tmp_path: Path, origin: Path) -> None:

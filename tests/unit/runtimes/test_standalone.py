@@ -3,13 +3,16 @@
 Covers: pure functions and files. Leaves out: processes (the contract suite), environments (their own file).
 """
 
+import os
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from spawner.agent.checkout import git_configuration
 from spawner.errors import LaunchRefused, Misconfigured
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId
 from spawner.ports import Address, Checkout, ImageKind, RefKind, Registry, WorkloadImage
@@ -89,12 +92,39 @@ def test_git_is_led_to_the_relay() -> None:
     relay = "https://slipway.example/git/alice-1/group/sample"
     assert plan.origin_url == "https://gitlab.example/group/sample.git"
     assert plan.rewrites == (
-        (relay, "https://gitlab.example/group/sample"),
-        (relay, "git@gitlab.example:group/sample"),
+        (f"{relay}.git", "https://gitlab.example/group/sample.git"),
+        (f"{relay}/", "https://gitlab.example/group/sample/"),
+        (f"{relay}.git", "git@gitlab.example:group/sample.git"),
+        (f"{relay}/", "git@gitlab.example:group/sample/"),
     )
     assert plan.relay_prefix == "https://slipway.example/git/alice-1/"
     assert not plan.is_tag
     assert checkout_plan(_checkout(ref_kind=RefKind.TAG), budget_seconds=10).is_tag
+
+
+@pytest.mark.parametrize(
+    ("address", "is_own"),
+    [
+        ("https://gitlab.example/group/sample.git", True),
+        ("https://gitlab.example/group/sample/", True),
+        ("git@gitlab.example:group/sample.git", True),
+        ("https://gitlab.example/group/sample-data.git", False),
+        ("https://gitlab.example/group/sample2", False),
+        ("git@gitlab.example:group/sample-data.git", False),
+        ("https://gitlab.example/group/other.git", False),
+    ],
+)
+def test_git_leads_nothing_else_to_the_relay(tmp_path: Path, address: str, *, is_own: bool) -> None:
+    """Git itself sends the project's addresses to the relay, and none of a project whose path begins with its own."""
+    configuration = tmp_path / "gitconfig"
+    configuration.write_text(git_configuration(checkout_plan(_checkout(), budget_seconds=10), "credential"))
+    variables = {"PATH": os.environ["PATH"], "GIT_CONFIG_SYSTEM": str(configuration), "GIT_CONFIG_GLOBAL": os.devnull}
+    asking = ["git", "ls-remote", "--get-url", address]
+    done = subprocess.run(asking, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True, timeout=30)
+
+    told = done.stdout.strip()
+    assert is_own == told.startswith("https://slipway.example/git/alice-1/group/sample")
+    assert is_own or told == address
 
 
 @pytest.mark.parametrize(
