@@ -1,6 +1,7 @@
 """A session's memory limit, by whatever this machine offers.
 
-For: the agent, which puts the server under it before anything of the session runs.
+For: the agent, which puts the server under it before anything of the session runs; a runtime, which ends what a killed
+agent has left in its control group.
 Promises: the agent itself is never under the limit; `was_exceeded` says whether the kernel (or we) ended something.
 A control group (v2, else v1) limits the session as a whole, where we may make one. Elsewhere RLIMIT_DATA limits each
 process (an allocation fails with MemoryError, which a notebook shows) and the agent watches the sum.
@@ -67,11 +68,31 @@ class MemoryLimit:
                 self._group.rmdir()
 
 
+def members(name: str) -> set[int]:
+    """Return the pids in a workload's control group, whoever made it; empty where it has none."""
+    found: set[int] = set()
+    for parent, _ in _places():
+        with suppress(OSError):
+            found |= {int(pid) for pid in (parent / _group_name(name) / "cgroup.procs").read_text("ascii").split()}
+    return found
+
+
+def forget(name: str) -> None:
+    """Remove the control group that an agent has left behind; a no-op where there is none, or where it is not empty."""
+    for parent, _ in _places():
+        with suppress(OSError):
+            (parent / _group_name(name)).rmdir()
+
+
+def _group_name(name: str) -> str:
+    return f"slipway-{name}"
+
+
 def _make_group(name: str, limit_bytes: int) -> Path | None:
     if not limit_bytes or os.geteuid() != 0:
         return None
     for parent, file in _places():
-        group = parent / f"slipway-{name}"
+        group = parent / _group_name(name)
         try:
             group.mkdir(exist_ok=True)
             (group / file).write_text(str(limit_bytes), encoding="ascii")

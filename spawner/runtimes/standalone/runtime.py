@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spawner.agent import processes
+from spawner.agent import memory, processes
 from spawner.agent.output import last_lines
-from spawner.agent.plan import EnvironmentPlan, Plan
+from spawner.agent.plan import MARKER, EnvironmentPlan, Plan
 from spawner.agent.prepare import OWN_VARIABLES
 from spawner.errors import LaunchRefused, RuntimeUnavailable
 from spawner.names import UserId, WorkloadName
@@ -46,6 +46,8 @@ NAME = "standalone"
 CONTAINERS = ("git-clone", "environment", "jupyter-server")  # in the order they speak
 _OVERDUE_SECONDS = 15.0  # after a stop's grace, the agent itself is killed
 _ADOPT_SECONDS = 10.0
+_REMNANTS_SECONDS = 1.0  # killing takes milliseconds; a look at many workloads must not wait for one
+_LOOK_AGAIN_SECONDS = 0.01
 _TRUST = (
     "Sessions run on this machine's own account, beside everything else of it: launch only code you trust as yourself."
 )
@@ -168,8 +170,10 @@ class StandaloneRuntime:
         }
 
     def _noted(self, workload: Workload, state: State) -> dict[str, Any]:
+        person = self.people.person(workload.user_id)
         return {
             "instance": self.instance,
+            "uid": None if person is None else person.uid,
             "state": dict(state),
             "annotations": dict(workload.annotations),
             "created_at": datetime.now(UTC).isoformat(),
@@ -273,11 +277,25 @@ class StandaloneRuntime:
         return last
 
     def _kill_remnants(self, record: Record) -> None:
+        """Kill what the agent would have killed, until nothing is found: what is started meanwhile is found too."""
+        deadline = time.monotonic() + _REMNANTS_SECONDS
+        while (found := self._remnants(record)) and time.monotonic() < deadline:
+            for process in found:
+                processes.send(process, signal.SIGKILL)
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        memory.forget(record.folder.name)
+
+    def _remnants(self, record: Record) -> Sequence[processes.ProcessIdentity]:
+        """Return what is left of a workload: by its mark, its control group, and its person where they have no other.
+
+        A daemon that cleared its environment is only found by the last two.
+        """
         workload = record.folder.name
-        for pid in processes.marked(f"SLIPWAY_WORKLOAD={workload}"):
-            found = processes.identity(pid)
-            if found is not None:
-                processes.send(found, signal.SIGKILL)
+        found = processes.marked(f"{MARKER}={workload}") | memory.members(workload)
+        uid = (record.start or {}).get("uid")
+        if uid is not None and not any(_is_of(other, uid) and _is_held(other) for _, other in self.records.all()):
+            found |= processes.owned_by(uid)
+        return [each for each in map(processes.identity, found) if each is not None]
 
     # ------------------------------------------------------------ stop
 
@@ -349,6 +367,11 @@ class StandaloneRuntime:
     def release(self, user_id: UserId) -> None:
         """Say that this person has no session left; a no-op while one starts or runs."""
         self.people.release(user_id, is_needed=lambda: any(_is_held(record) for _, record in self.records.all()))
+
+
+def _is_of(record: Record, uid: int) -> bool:
+    """Say whether a workload's processes run under a user id."""
+    return (record.start or {}).get("uid") == uid
 
 
 def _is_held(record: Record) -> bool:
