@@ -25,8 +25,8 @@ import redis
 from spawner.store.engine import open_engine
 from spawner.store.migrations import migrate
 
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
 _numbers = itertools.count(1)
 
 

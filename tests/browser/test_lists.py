@@ -65,7 +65,7 @@ def test_my_tokens(browser: Browser, spawner: Installation, album: Album) -> Non
 
 def _status(spawner: Installation, token: str) -> int:
     headers = {"Authorization": f"Bearer {token}"}
-    return requests.get(f"{spawner.url}/api/notebooks/servers", headers=headers, timeout=10).status_code
+    return requests.get(f"{spawner.url}/api/notebooks/servers", headers=headers, timeout=30).status_code
 
 
 def test_anothers_session(

@@ -158,7 +158,7 @@ def test_forged(spawner: Installation, ada: Person, change: str) -> None:
         headers["Origin"] = "https://evil.example" if change == "another site" else "null"
         headers["Sec-Fetch-Site"] = "cross-site"
 
-    answer = reader.http.post(f"{spawner.url}/tokens", data=data, headers=headers, timeout=10)
+    answer = reader.http.post(f"{spawner.url}/tokens", data=data, headers=headers, timeout=30)
 
     assert (answer.status_code, answer.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
     assert "forged" not in reader.go("/tokens")

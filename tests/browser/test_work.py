@@ -78,10 +78,10 @@ def _is_let_in_by_its_cookie_alone(browser: Browser, at_ada: Client, name: str) 
     assert [(each["httpOnly"], each["domain"]) for each in kept] == [(True, f"{name}.localhost")]
     parts = urlsplit(at_ada.call("POST", f"/api/notebooks/servers/{name}/open").json()["url"])
     root, own = f"http://127.0.0.1:{parts.port}", {"Host": f"{name}.localhost:{parts.port}"}
-    followed = requests.get(f"{root}{parts.path}?{parts.query}", headers=own, timeout=10)
+    followed = requests.get(f"{root}{parts.path}?{parts.query}", headers=own, timeout=30)
     assert followed.ok
     assert not any(each.startswith("slipway-session-") for each in followed.cookies.keys())  # noqa: SIM118 - a jar
-    stranger = requests.get(f"{root}/lab", headers=own, timeout=10)
+    stranger = requests.get(f"{root}/lab", headers=own, timeout=30)
     assert stranger.status_code == requests.codes.forbidden
 
 
@@ -109,7 +109,7 @@ def _save(browser: Browser, at_ada: Client, name: str) -> None:
     base_url, headers = at_ada.enter(name)
 
     def saved() -> bool | None:
-        kept = requests.get(f"{base_url}api/contents/work/sum.ipynb", headers=headers, timeout=10)
+        kept = requests.get(f"{base_url}api/contents/work/sum.ipynb", headers=headers, timeout=30)
         if not kept.ok:
             return None  # it is being written just now
         outputs = kept.json()["content"]["cells"][0]["outputs"]

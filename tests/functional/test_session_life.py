@@ -18,10 +18,10 @@ def test_a_launch_runs_answers_and_ends(stand_in: StandIn, project: ProjectHandl
     name = at_alice.launch(project, sha, build="never")["name"]
     at_alice.reaches(name, "RUNNING", seconds=180)
     base_url, headers = at_alice.enter(name)
-    there = requests.get(f"{base_url}api/contents/README.md", headers=headers, timeout=10)
+    there = requests.get(f"{base_url}api/contents/README.md", headers=headers, timeout=30)
     assert (there.status_code, there.json()["content"]) == (200, "hello")
 
-    assert requests.get(f"{base_url}api/contents", timeout=10).status_code in {302, 403}
+    assert requests.get(f"{base_url}api/contents", timeout=30).status_code in {302, 403}
     used = wait_for(lambda: (at_alice.get(name) or {})["resources"]["usage"], seconds=30, what="its usage")
     assert used["memory"].endswith("G")
     assert 0.01 < float(used["memory"][:-1]) < 2
@@ -56,7 +56,7 @@ def test_a_stopped_session_reopens_on_its_folder(stand_in: StandIn, project: Pro
         f"{base_url}api/contents/kept.txt",
         headers=headers,
         json={"type": "file", "format": "text", "content": "mine"},
-        timeout=10,
+        timeout=30,
     )
     assert written.status_code == requests.codes.created, written.text
     at_alice.stop(name)
@@ -65,7 +65,7 @@ def test_a_stopped_session_reopens_on_its_folder(stand_in: StandIn, project: Pro
     assert at_alice.launch(project, sha, build="never")["name"] == name
     at_alice.reaches(name, "RUNNING", seconds=60)
     base_url, headers = at_alice.enter(name)
-    kept = requests.get(f"{base_url}api/contents/kept.txt", headers=headers, timeout=10)
+    kept = requests.get(f"{base_url}api/contents/kept.txt", headers=headers, timeout=30)
 
     assert kept.json()["content"] == "mine"
     assert any("kept from before" in event["message"] for event in at_alice.events(name))

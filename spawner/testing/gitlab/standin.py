@@ -25,7 +25,7 @@ from spawner.testing.gitlab.client import Forge, StandInError, UserHandle
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 

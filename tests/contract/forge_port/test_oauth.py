@@ -42,14 +42,14 @@ def signed_in(url: str) -> dict[str, list[str]]:
     """Do what Ada's browser does; return the query that comes back to us."""
     with requests.Session() as browser:
         browser.trust_env = False
-        page = browser.get(url, timeout=10)
+        page = browser.get(url, timeout=30)
         fields = dict(re.findall(r'name="([^"]+)"[^>]*value="([^"]*)"', page.text))
         form = {**fields, "user[login]": "ada", "user[password]": "ada-password-1"}
         form.pop("pick", None)
-        back = browser.post(page.url, data=form, timeout=10, allow_redirects=False)
+        back = browser.post(page.url, data=form, timeout=30, allow_redirects=False)
         while back.is_redirect and not back.headers["Location"].startswith(REDIRECT):
             back = browser.get(
-                requests.compat.urljoin(page.url, back.headers["Location"]), timeout=10, allow_redirects=False
+                requests.compat.urljoin(page.url, back.headers["Location"]), timeout=30, allow_redirects=False
             )
     return parse_qs(urlsplit(back.headers["Location"]).query)
 

@@ -122,7 +122,7 @@ def test_a_due_grant_is_refreshed_once_by_many_processes(people: People) -> None
     ready = threading.Barrier(8)
 
     def ask(service: UserService) -> None:
-        ready.wait(10)
+        ready.wait(30)
         found.append(service.credential(caller.user.id).token)
 
     threads = [threading.Thread(target=ask, args=(service,)) for service in late]

@@ -89,7 +89,7 @@ def front(forge: GitLabForge, credential: Credential | None, project: "ProjectHa
             yield f"http://127.0.0.1:{server.server_address[1]}/x.git"
         finally:
             server.shutdown()
-            thread.join(5)
+            thread.join(30)
 
 
 def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -250,7 +250,7 @@ def spy(challenge: str, status: int = 401) -> Iterator[Spy]:
             yield found
         finally:
             server.shutdown()
-            thread.join(5)
+            thread.join(30)
 
 
 def test_a_strangers_registry_is_not_asked(world: World) -> None:
@@ -338,4 +338,4 @@ def half_there(manifest: bytes) -> Iterator[str]:
             yield f"127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
-            thread.join(5)
+            thread.join(30)

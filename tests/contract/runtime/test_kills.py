@@ -59,16 +59,16 @@ def test_an_agent_killed_while_it_fetches(real: Bench, standalone: StandaloneRun
     first = real.workload("killed-fetch")
     state = real.run(first)
     agent = int(state["pid"])
-    until(lambda: True if len(processes.descendants(agent)) > 0 else None, what="children", within_seconds=10)
+    until(lambda: True if len(processes.descendants(agent)) > 0 else None, what="children", within_seconds=30)
     below = processes.descendants(agent)
     os.kill(agent, signal.SIGKILL)
-    real.until(state, Health.EXITED, within_seconds=10)
+    real.until(state, Health.EXITED, within_seconds=30)
     real.place.refusals_left = 0
     until(
-        lambda: None if any(processes.identity(pid) for pid in below) else True, what="nothing left", within_seconds=10
+        lambda: None if any(processes.identity(pid) for pid in below) else True, what="nothing left", within_seconds=30
     )
     real.runtime.stop(state, grace_seconds=0)
-    real.until(state, Health.GONE, within_seconds=5)
+    real.until(state, Health.GONE, within_seconds=30)
 
     second = replace(first, name=real.workload("killed-fetch").name, generation=2)
     real.until(real.run(second), Health.READY)

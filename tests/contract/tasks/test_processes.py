@@ -54,7 +54,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that we started with the children of its group."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(30)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def world(sqlite_url: str) -> Iterator[World]:
     world.add_project(members={"ada": AccessLevel.DEVELOPER})
     world.dispatcher.start(world.services)
     yield world
-    world.dispatcher.stop(timeout_seconds=10)
+    world.dispatcher.stop(timeout_seconds=30)
     engine.dispose()
 
 

@@ -186,6 +186,7 @@ def test_viewers_look_together(world: World, ada: FlaskClient, monkeypatch: pyte
     """While nothing happens, one look at the log and one at each build serve every viewer; each hears what comes."""
     looks = world.app.extensions["slipway"].looks
     monkeypatch.setattr(looks, "_period_seconds", 0.2)
+    monkeypatch.setattr("spawner.api.stream.LOGIN_SECONDS", 600.0)  # each viewer's own look, however long this takes
     world.add_job(world.forge.projects[42], JobStatus.RUNNING)
     name = launch(ada)["name"]
     world.until(lambda: ada.get(f"/notebooks/servers/{name}").json["slipway"]["phase"] == "WAITING")  # type: ignore[index]

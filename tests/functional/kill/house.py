@@ -50,7 +50,7 @@ class Watch:
         """Look no more."""
         self._done.set()
         if self._thread is not None:
-            self._thread.join(5)
+            self._thread.join(30)
 
     def _look(self) -> None:
         while not self._done.wait(_LOOK_SECONDS):

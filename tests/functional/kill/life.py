@@ -152,7 +152,7 @@ class Life:
                 if phase != "RUNNING":
                     return None
                 base_url, headers = self.client.enter(self.name)
-                return requests.get(f"{base_url}api/contents/README.md", headers=headers, timeout=10).ok or None
+                return requests.get(f"{base_url}api/contents/README.md", headers=headers, timeout=30).ok or None
             except requests.RequestException:
                 return None
             except AssertionError:

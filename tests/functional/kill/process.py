@@ -36,7 +36,7 @@ from spawner.store.sessions import SessionRows
 FOLDER = Path(os.environ["SLIPWAY_KILL_FOLDER"])
 ROOT = Path(os.environ["SPAWNER_STANDALONE__ROOT"])
 RUNNER = Path(os.environ["SLIPWAY_KILL_RUNNER"])
-APPEAR_SECONDS = 10.0
+APPEAR_SECONDS = 30.0
 _UNTOLD = frozenset({"version", "events", "due_at", "phase_since", "reason"})
 
 

@@ -35,11 +35,11 @@ def test_what_is_below_counts_and_the_process_itself_does_not() -> None:
         assert seen["memory_bytes"] < 192 * _MEBIBYTE
     finally:
         os.killpg(tree.pid, signal.SIGKILL)
-        tree.wait(10)
+        tree.wait(30)
 
 
 def test_what_has_ended_uses_nothing() -> None:
     """Of a process that is gone nothing is counted, and nothing is raised."""
     with subprocess.Popen(["true"]) as gone:
-        gone.wait(10)
+        gone.wait(30)
     assert Usage(gone.pid).look() == {"memory_bytes": 0, "cpu_cores": 0.0}

@@ -61,7 +61,7 @@ def test_git_reads_its_configuration(tmp_path: Path) -> None:
 
     def git(*arguments: str) -> str:
         command = ["git", "config", "--file", str(file), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
 
     header = "Authorization: Bearer canary-secret"
     assert git("--get-urlmatch", "http.extraHeader", "https://relay.example/git/alice-1/g/p.git") == header
@@ -165,7 +165,7 @@ def listener() -> Iterator[tuple[str, list[str], list[int]]]:
     yield f"http://127.0.0.1:{server.server_address[1]}", events, statuses
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(30)
 
 
 @pytest.mark.parametrize(

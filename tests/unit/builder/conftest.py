@@ -89,7 +89,7 @@ def _registry(folder: Path, more: str) -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=30)
 
 
 def _answers(url: str) -> bool:

@@ -160,5 +160,5 @@ def package_index(password: str | None = None) -> Iterator[Index]:
         yield index
     finally:
         server.shutdown()
-        thread.join(timeout=10)
+        thread.join(timeout=30)
         server.server_close()

@@ -178,7 +178,7 @@ def _server(answer: Answer) -> Iterator[tuple[str, list[dict[str, str]]]]:
         yield f"127.0.0.1:{server.server_address[1]}", seen
     finally:
         server.shutdown()
-        thread.join(timeout=10)
+        thread.join(timeout=30)
         server.server_close()
 
 

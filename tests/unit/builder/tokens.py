@@ -115,5 +115,5 @@ def token_service(users: Mapping[str, str], rights: Mapping[str, frozenset[str]]
         yield service
     finally:
         server.shutdown()
-        thread.join(timeout=10)
+        thread.join(timeout=30)
         server.server_close()

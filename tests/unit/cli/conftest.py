@@ -90,8 +90,8 @@ def served(sqlite_url: str) -> Iterator[Served]:
         yield Served(world, f"http://127.0.0.1:{server.server_port}")
     server.shutdown()
     server.server_close()
-    thread.join(10)
-    world.dispatcher.stop(timeout_seconds=10)
+    thread.join(30)
+    world.dispatcher.stop(timeout_seconds=30)
     engine.dispose()
 
 

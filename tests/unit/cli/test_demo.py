@@ -29,7 +29,7 @@ def part(name, code, restarts=True):
     return Part(name=name, command=command, environment=dict(os.environ), log=log, is_ready=ready, restarts=restarts)
 
 def until(look):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not (found := look()):
         assert time.monotonic() < end, "what was waited for did not come"
         time.sleep(0.02)
@@ -39,7 +39,7 @@ SLEEPER = "print('ready', flush=True); import time; time.sleep(60)"
 tree = ProcessTree()
 """
 RESTART = """
-tree.start(part("a", SLEEPER), within_seconds=10)
+tree.start(part("a", SLEEPER), within_seconds=30)
 before = tree.pid("a")
 os.kill(before, signal.SIGKILL)
 again = until(tree.tend)
@@ -47,7 +47,7 @@ after = tree.pid("a")
 print(json.dumps({"again": again, "is_another": before != after, "left": tree.end(grace_seconds=5)}))
 """
 POLITE = """
-tree.start(part("a", SLEEPER), within_seconds=10)
+tree.start(part("a", SLEEPER), within_seconds=30)
 os.kill(tree.pid("a"), signal.SIGTERM)
 def ended():
     try:
@@ -58,7 +58,7 @@ print(json.dumps({"sentence": until(ended), "left": tree.end(grace_seconds=5)}))
 """
 CRASHING = """
 CODE = "import time; print('ready', flush=True); time.sleep(0.2); raise SystemExit('no')"
-tree.start(part("a", CODE), within_seconds=10)
+tree.start(part("a", CODE), within_seconds=30)
 count = 0
 def given_up():
     global count
@@ -75,7 +75,7 @@ child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); pri
 subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
 time.sleep(60)
 '''
-tree.start(part("a", CODE), within_seconds=10)
+tree.start(part("a", CODE), within_seconds=30)
 os.kill(tree.pid("a"), signal.SIGKILL)
 until(lambda: len(descendants(os.getpid())) == 1)
 left = tree.end(grace_seconds=1)
@@ -83,7 +83,7 @@ print(json.dumps({"left": left, "living": descendants(os.getpid())}))
 """
 BROKEN = """
 try:
-    tree.start(part("a", "import sys; sys.exit('no such thing')"), within_seconds=10)
+    tree.start(part("a", "import sys; sys.exit('no such thing')"), within_seconds=30)
 except Exception as error:
     print(json.dumps({"sentence": str(error), "left": tree.end(grace_seconds=5)}))
 """

@@ -31,7 +31,7 @@ def serving(server: socketserver.BaseServer) -> Iterator[None]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(30)
 
 
 def finding(run: Run, check: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def script() -> Iterator[Script]:
         thread.start()
         yield found
         server.shutdown()
-        thread.join(10)
+        thread.join(30)
 
 
 def test_a_restart_of_the_spawner_is_outlived(script: Script) -> None:

@@ -100,5 +100,5 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server, thread in running:
         server.shutdown()
-        thread.join(5)
+        thread.join(30)
         server.server_close()

@@ -96,7 +96,7 @@ def test_both_kinds_of_rate_limit_say_how_long(
     with pytest.raises(RateLimited) as caught:
         ask(serve(Scripted(status=429, body=body, headers=headers)).url)
     assert caught.value.retry_after_seconds == expected
-    assert monotonic() - begun < 2
+    assert monotonic() - begun < 20
 
 
 def test_patience_may_be_a_date() -> None:
@@ -127,10 +127,10 @@ def test_an_answer_that_never_comes_is_given_up(serve: Serve) -> None:
     begun = monotonic()
     with pytest.raises(ForgeUnavailable):
         ask(silent.url, timeout_seconds=0.3)
-    trickle = serve(Scripted(body=b" ", pieces=100, pause_seconds=0.05))
+    trickle = serve(Scripted(body=b" ", pieces=600, pause_seconds=0.05))
     with pytest.raises(ForgeUnavailable):
         ask(trickle.url, timeout_seconds=0.2)
-    assert monotonic() - begun < 3
+    assert monotonic() - begun < 20
 
 
 def test_an_answer_beyond_its_size_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_connections_are_shared_by_threads_that_come_and_go(serve: Serve) -> Non
     for _ in range(10):
         thread = threading.Thread(target=use)
         thread.start()
-        thread.join(5)
+        thread.join(30)
     assert len(lent) == 1
     with shared.session() as first, shared.session() as second:
         assert first is not second

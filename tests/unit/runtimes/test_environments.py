@@ -135,7 +135,7 @@ def test_it_is_installed_once(environments: Environments) -> None:
         return image()(folder)
 
     def launch(_: int) -> Path:
-        gate.wait(10)
+        gate.wait(30)
         return hold(environments, _A, unpack)
 
     with ThreadPoolExecutor(8) as threads:
@@ -185,7 +185,7 @@ for _ in cache.ensure({_A!r}, unpack):
     assert dying.stdout is not None
     assert dying.stdout.readline() == b"installing\n"
     dying.kill()
-    dying.wait(10)
+    dying.wait(30)
     dying.stdin.close()
     dying.stdout.close()
 

@@ -115,7 +115,7 @@ def test_writers_take_turns_from_the_start(sqlite_url: str) -> None:
     has_read = threading.Event()
 
     def second() -> None:
-        assert has_read.wait(10)
+        assert has_read.wait(30)
         with writing(engine) as connection:
             order.append("second")
             connection.execute(select(tables.users)).all()
@@ -128,7 +128,7 @@ def test_writers_take_turns_from_the_start(sqlite_url: str) -> None:
         time.sleep(0.2)  # gives the second every chance to come in between
         connection.execute(tables.build_logs.insert().values(build_id="a", text="x"))
         order.append("first")
-    thread.join(10)
+    thread.join(30)
     engine.dispose()
     assert order == ["first", "second"]
 

@@ -90,7 +90,7 @@ def dispatcher(request: pytest.FixtureRequest) -> Iterator[InProcessDispatcher]:
     """A dispatcher, quick unless asked otherwise, that must end in time."""
     dispatcher = InProcessDispatcher(getattr(request, "param", QUICK))
     yield dispatcher
-    assert dispatcher.stop(timeout_seconds=5)
+    assert dispatcher.stop(timeout_seconds=30)
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ def lines() -> Iterator[Callable[[], list[dict[str, object]]]]:
 
 
 def until(look: Callable[[], object]) -> None:
-    """Wait until something is so, at most 10 s."""
-    end = time.monotonic() + 10
+    """Wait until something is so, at most 30 s."""
+    end = time.monotonic() + 30
     while not look():
         assert time.monotonic() < end
         time.sleep(0.002)
@@ -156,18 +156,18 @@ def test_queued_once(dispatcher: InProcessDispatcher, services: Services) -> Non
 
     def work(_: str) -> None:
         is_running.set()
-        assert go.wait(10)
+        assert go.wait(30)
 
     services.sessions.work = work
     dispatcher.start(services)
     dispatcher.soon(TaskKind.SESSION, "a")
-    assert is_running.wait(10)
+    assert is_running.wait(30)
     for _ in range(5):
         dispatcher.soon(TaskKind.SESSION, "a")
         dispatcher.soon(TaskKind.SESSION, "b")
     go.set()
     until(lambda: len(services.sessions.seen) >= 3)
-    assert dispatcher.stop(timeout_seconds=5)
+    assert dispatcher.stop(timeout_seconds=30)
     assert services.sessions.seen == ["a", "a", "b"]
 
 
@@ -263,6 +263,7 @@ def test_net(dispatcher: InProcessDispatcher, services: Services) -> None:
 
     services.sessions = Watched()
     dispatcher.start(services)
+    until(lambda: services.sessions.seen)
     until(lambda: len(looks) >= 5)
     assert services.sessions.seen == ["stays"]
 
@@ -288,7 +289,7 @@ def test_stop_is_bounded(services: Services) -> None:
     until(lambda: services.sessions.seen)
     assert not dispatcher.stop(timeout_seconds=0.05)
     go.set()
-    assert dispatcher.stop(timeout_seconds=5)
+    assert dispatcher.stop(timeout_seconds=30)
 
 
 NAMES = {SessionName("a"), SessionName("b")}
@@ -312,16 +313,16 @@ def test_announcement_wakes_every_viewer() -> None:
     begun = threading.Barrier(9)
 
     def view() -> None:
-        begun.wait(10)
+        begun.wait(30)
         heard.append(announcements.wait(NAMES, 10))
 
     threads = [threading.Thread(target=view) for _ in range(8)]
     for thread in threads:
         thread.start()
-    begun.wait(10)
+    begun.wait(30)
     announcements.announce(SessionName("a"))
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert heard == [True] * 8
 
 

@@ -65,7 +65,7 @@ def url() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         Demo.stopping.set()
         server.shutdown()
-        thread.join(10)
+        thread.join(30)
 
 
 def check(url: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]:

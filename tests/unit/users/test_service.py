@@ -237,7 +237,7 @@ def test_a_grant_is_refreshed_early_once_and_kept_before_use(world: "World") -> 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
     assert (found, world.oauth.refreshed) == (["access-2"] * 8, 1)
     kept = world.store.grants[user.id, None]
     assert (kept.access_token, kept.refresh_token, kept.scopes, kept.version) == (

@@ -126,8 +126,8 @@ def _commit_of(repository: str, tree: str) -> str:
 
     settings = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
     command = ["git", *settings, "--git-dir", repository, "commit-tree", tree, "-m", "x"]
-    subprocess.run(["git", "--git-dir", repository, "mktree"], input=b"", check=True, capture_output=True, timeout=10)
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    subprocess.run(["git", "--git-dir", repository, "mktree"], input=b"", check=True, capture_output=True, timeout=30)
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
 
 
 def test_images_belong_to_the_longest_project(instance: Instance, ada: User, project: Project) -> None:

@@ -60,7 +60,7 @@ class Registry:
     ) -> requests.Response:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         sent.setdefault("Authorization", f"Bearer {self.issuer.token(*scopes)}")
-        return requests.request(method, f"{self.url}{path}", data=body, headers=sent, timeout=10, allow_redirects=False)
+        return requests.request(method, f"{self.url}{path}", data=body, headers=sent, timeout=30, allow_redirects=False)
 
     def push_blob(self, name: str, content: bytes) -> dict[str, Any]:
         """Push a blob in one request and return its descriptor."""
@@ -127,7 +127,7 @@ def registry(tmp_path: Path, issuer: Issuer) -> Iterator[Registry]:
         yield Registry(url=url, data=tmp_path / "registry", issuer=issuer, intercepted=intercepted, answers=answers)
     finally:
         server.shutdown()
-        thread.join(timeout=10)
+        thread.join(timeout=30)
         server.server_close()
 
 

@@ -127,7 +127,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
             runner.terminate()
             runner.wait(DEADLINE_SECONDS)
         listening.shutdown()
-        thread.join(timeout=10)
+        thread.join(timeout=30)
         listening.server_close()
 
 
