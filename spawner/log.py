@@ -24,6 +24,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # Source: GitLab "Token overview", "Token prefixes", 17.x.
     (re.compile(r"\bgl(?:pat|oas|dt|rt|rtr|cbt|ptt|ft|imt|agent|wt|soat|ffct)-[A-Za-z0-9_.=-]{4,}"), MASK),
     (re.compile(r"\bgl[a-z]{2,8}-[A-Za-z0-9_.=-]{20,}"), MASK),
+    # Ours: a session's credential; a hook's signing key (Standard Webhooks).
+    (re.compile(r"\b(?:slws_|whsec_)[A-Za-z0-9_.+/=-]{4,}"), MASK),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), rf"\1 {MASK}"),
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)(?!(?:bearer|basic)\s)[^\s'\",}]+"), rf"\1{MASK}"),
     # JSON Web Tokens: three base64url parts, the first of which is a JSON object.

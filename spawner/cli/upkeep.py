@@ -1,7 +1,7 @@
-"""Looking after an installation: `migrate` and `gc`.
+"""Looking after an installation: `migrate`, `gc` and `reseal`.
 
 Promises: `migrate` is idempotent; `gc` lists what the runtimes hold and the database does not know, ends its compute
-only when told to, only when it is older than a day, and never a workspace.
+only when told to, only when it is older than a day, and never a workspace; `reseal` may run beside everything else.
 Must not know: how either is stored.
 """
 
@@ -9,8 +9,10 @@ import click
 
 from spawner import config
 from spawner.cli.printing import document, json_option, prose, table
+from spawner.errors import Misconfigured
 from spawner.store import migrations
-from spawner.wiring import wire
+from spawner.store.users import UserRows
+from spawner.wiring import SystemClock, wire
 
 
 @click.command("migrate")
@@ -54,3 +56,21 @@ def gc_command(*, ends: bool, as_json: bool) -> None:
     table(("RUNTIME", "WORKLOAD", "SINCE"), shown, empty="Everything that runs serves a session.")
     if ends:
         prose(f"Ended {len(gone)} of {len(strays)}; what is younger than a day, or too much at once, is only listed.")
+
+
+@click.command("reseal")
+@json_option
+def reseal_command(*, as_json: bool) -> None:
+    """Encrypt every stored token of GitLab's anew with the first key, so that older keys can leave the key file."""
+    settings = config.load()
+    if settings.secrets.key_file is None:
+        raise Misconfigured("No key file is set.", remedy="Set SPAWNER_SECRETS__KEY_FILE.")
+    wired = wire(settings)
+    try:
+        count = UserRows(wired.engine, SystemClock(), config.read_keys(settings.secrets.key_file)).reseal()
+    finally:
+        wired.engine.dispose()
+    if as_json:
+        document({"resealed": count})
+    else:
+        prose(f"Encrypted {count} anew. What older keys signed ends with them: people's own tokens, running sessions.")

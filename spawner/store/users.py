@@ -181,9 +181,9 @@ class UserRows:
             for row in connection.execute(select(_grants)).mappings().all():
                 sealed = self._seal.renew(row["sealed"])
                 if sealed is not None:
-                    where = _grant_key(row["user_id"], row["session"])
-                    connection.execute(update(_grants).where(*where).values(sealed=sealed))
-                    changed += 1
+                    # One that was refreshed meanwhile is sealed with the first key already, and must not come back.
+                    where = (*_grant_key(row["user_id"], row["session"]), _grants.c.sealed == row["sealed"])
+                    changed += connection.execute(update(_grants).where(*where).values(sealed=sealed)).rowcount
         return changed
 
     def _grant_columns(self, grant: Grant) -> dict[str, Any]:

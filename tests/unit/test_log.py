@@ -17,6 +17,8 @@ from spawner.log import MASK
 SECRETS = [
     ("glpat-abcdef1234567890ABCD", MASK),
     ("see gloas-abcdef123456.", f"see {MASK}"),
+    ("for slws_ada-1234.2.c2lnbmF0dXJl", f"for {MASK}"),
+    ("whsec_c2lnbmluZyBrZXk=", MASK),
     ("Authorization: Bearer abc.def-123456", f"Authorization: Bearer {MASK}"),
     ("{'Authorization': 'Basic dXNlcjpwYXNz'}", f"{{'Authorization': 'Basic {MASK}'}}"),
     ("authorization=opaque-value", f"authorization={MASK}"),

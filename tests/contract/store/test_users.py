@@ -107,6 +107,25 @@ def test_rotation(users: UserRows, engine: Engine, clock: FixedClock) -> None:
     assert replace(GRANT, version=1) == only_new.grant(ADA.id)
 
 
+def test_a_refresh_during_resealing_stands(users: UserRows, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process refreshed while grants are written anew is not overwritten by what was read before."""
+    if engine.dialect.name == "sqlite":
+        return  # one writer at a time: there is no meanwhile
+    users.put_grant(GRANT)
+    newer = replace(GRANT, access_token="refreshed", refresh_token="newer")
+    renew = users._seal.renew
+
+    def dawdling(sealed: str) -> str | None:
+        users.put_grant(newer)
+        return renew(sealed)
+
+    monkeypatch.setattr(users._seal, "renew", dawdling)
+    assert users.reseal() == 0
+    found = users.grant(ADA.id)
+    assert found is not None
+    assert found.access_token == "refreshed"
+
+
 def test_grant_of_another_row(users: UserRows, engine: Engine) -> None:
     """A grant moved to another person's row does not open there."""
     users.put_grant(GRANT)

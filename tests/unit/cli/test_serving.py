@@ -1,4 +1,4 @@
-"""What `serve`, `worker`, `beat`, `migrate`, `gc` and `doctor` say before they do anything.
+"""What `serve`, `worker`, `beat`, `migrate`, `gc`, `reseal` and `doctor` say before they do anything.
 
 Covered: settings that do not fit, a database of another release, usage, the doctor's findings.
 Left out: serving itself, which the functional suite and the demo do.
@@ -13,6 +13,11 @@ import pytest
 from spawner import config
 from spawner.cli.exits import ExitCode
 from spawner.cli.serving import exposed_cookie
+from spawner.names import UserId
+from spawner.store.engine import open_engine
+from spawner.store.users import UserRows
+from spawner.users.model import Grant
+from spawner.wiring import SystemClock
 from tests.unit.cli.conftest import Run
 
 
@@ -95,6 +100,22 @@ def test_migrate_twice(settings: Path, run: Run) -> None:
     assert first["before"] is None
     assert second["before"] == second["after"] == first["after"]
     assert (settings / "slipway.db").exists()
+
+
+def test_a_key_is_exchanged(settings: Path, run: Run) -> None:
+    """After `reseal` the old key is needed no more: what it had encrypted opens with the new one alone."""
+    run("migrate")
+    file = config.load().secrets.key_file
+    assert file is not None
+    (old,), new = config.read_keys(file), b"a new key of the key file, 0123456789 ABCDEF"
+    engine = open_engine(f"sqlite:///{settings}/slipway.db")
+    UserRows(engine, SystemClock(), [old]).put_grant(Grant(user_id=UserId("a"), forge="default", access_token="kept"))
+    file.write_bytes(new + b"\n" + old + b"\n")
+    assert run("reseal", "--json").document == {"resealed": 1}
+    found = UserRows(engine, SystemClock(), [new]).grant(UserId("a"))
+    engine.dispose()
+    assert found is not None
+    assert found.access_token == "kept"
 
 
 @pytest.mark.usefixtures("settings")
