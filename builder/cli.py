@@ -47,6 +47,8 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+AUTO = "auto"  # no engine in particular: what the commit asks for, with the first that is here
+
 _EXITS: Mapping[type[errors.BuilderError], Exit] = {  # the first that fits counts
     errors.UsageError: Exit.USAGE,
     errors.NoRecipeError: Exit.NO_RECIPE,
@@ -199,7 +201,7 @@ def plan_command(  # noqa: PLR0913, PLR0917 - one parameter per option
 @_commit
 @_kind
 @_platform
-@click.option("--engine", type=click.Choice([flow.ENGINE]), default=flow.ENGINE, show_default=True)
+@click.option("--engine", type=click.Choice([AUTO, flow.ENGINE]), default=AUTO, show_default=True)
 @click.option("--refresh", is_flag=True, help="Build anew and move the environment's tag: for schedules.")
 @click.option("--no-reuse", is_flag=True, help="Build anew, and push the commit's tag only.")
 @click.option("--max-age-days", default=30, show_default=True, help="Build anew what is older; 0: never.")
@@ -229,6 +231,7 @@ def build_command(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Reuse or build the commit's image, and push it."""
     if refresh and no_reuse:
         raise errors.UsageError("--refresh and --no-reuse exclude each other.")
+    engine = flow.ENGINE if engine == AUTO else engine
     if Kind(kind) is not Kind.ENVIRONMENT:
         raise errors.UsageError(f"The engine {engine} makes environment images; leave --kind {kind} out.")
     if platform not in {None, this_platform()}:

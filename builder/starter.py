@@ -33,7 +33,7 @@ image_build:
       when: never
     - if: $CI_MERGE_REQUEST_IID || $CI_COMMIT_BRANCH || $CI_COMMIT_TAG
   script:
-    - builder build --engine environment
+    - builder build
   artifacts:
     when: always
     paths:

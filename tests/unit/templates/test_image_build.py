@@ -107,7 +107,7 @@ BUILD = JobSpec(
     stage="build",
     script=(
         LOOK,
-        'builder build --engine environment --extra-tags "$SLIPWAY_EXTRA_TAGS"',
+        'builder build --engine auto --extra-tags "$SLIPWAY_EXTRA_TAGS"',
     ),
     variables={"SLIPWAY_EXTRA_TAGS": ""},
     needs=(),
@@ -174,7 +174,7 @@ def test_every_input_arrives(project: History) -> None:
         BUILD,
         name="make image",
         stage="test",
-        script=(BUILD.script[0], BUILD.script[1].replace("environment", "buildah")),
+        script=(BUILD.script[0], BUILD.script[1].replace("auto", "buildah")),
         variables={"SLIPWAY_EXTRA_TAGS": "latest $CI_COMMIT_REF_SLUG"},
         image="builder:1",
         tags=("a", "b"),
@@ -295,5 +295,5 @@ def test_it_defines_jobs_and_nothing_else() -> None:
 
 def test_init_writes_the_same_job(project: History) -> None:
     """A project that would rather not include the template gets the job of its defaults."""
-    script = ("builder build --engine environment",)
+    script = ("builder build",)
     assert jobs(project.expand(CI_TEXT)) == {"image_build": replace(BUILD, script=script, variables={}, image=None)}
