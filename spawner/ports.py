@@ -353,6 +353,38 @@ class Forge(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommitStatus:
+    """What somebody outside says of a commit; `state` is GitLab's word."""
+
+    state: str
+    description: str
+    target_url: str
+
+
+class CommitStatuses(Protocol):
+    """The statuses of commits, as an outsider reads and sets them."""
+
+    def newest(
+        self, credential: Credential, project_id: int, sha: CommitSha, *, name: str, pipeline_id: int
+    ) -> CommitStatus | None:
+        """Return the status of that name on the commit's pipeline, or None."""
+        ...
+
+    def post(
+        self,
+        credential: Credential,
+        project_id: int,
+        sha: CommitSha,
+        status: CommitStatus,
+        *,
+        name: str,
+        pipeline_id: int,
+    ) -> None:
+        """Set the status of that name on the commit's pipeline; raises MissingScope, Forbidden or NotFound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GitRequest:
     """One Git request as relayed: `suffix` is one of a fixed list, never the client's own path."""
 

@@ -25,6 +25,7 @@ from spawner.gitlab.client import GitLabForge
 from spawner.gitlab.jobtokens import GitLabJobTokens
 from spawner.gitlab.oauth import GitLabOAuth
 from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
+from spawner.gitlab.statuses import GitLabStatuses
 from spawner.images.badges import Badges
 from spawner.images.finding import ImageFinder
 from spawner.images.model import FallbackPolicy, Policy
@@ -32,7 +33,19 @@ from spawner.images.pulling import PullService
 from spawner.images.reference import parse
 from spawner.images.service import BUILTIN, ImageService, ImageSettings
 from spawner.images.standing import Standings
-from spawner.ports import Clock, Dispatcher, Forge, ImageKind, Registry, Routes, Runtime, TaskKind
+from spawner.images.statuses import LaunchStatuses
+from spawner.ports import (
+    Clock,
+    Credential,
+    CredentialKind,
+    Dispatcher,
+    Forge,
+    ImageKind,
+    Registry,
+    Routes,
+    Runtime,
+    TaskKind,
+)
 from spawner.runtimes import default_environment
 from spawner.runtimes.doors import HTTPDoors
 from spawner.runtimes.standalone import StandaloneRoutes
@@ -137,6 +150,7 @@ def _services(
     forge, users = _people(settings, engine=engine, clock=clock, keys=keys, hosts=hosts)
     started = _runtimes(settings, registry)
     waiters = SessionWaiters(sessions=sessions, users=users, runtimes=started, dispatcher=dispatcher)
+    standings = _standings(settings, forge=forge, registry=registry, clock=clock, started=started)
     images = ImageService(
         forge=forge,
         registry=registry,
@@ -145,6 +159,7 @@ def _services(
         dispatcher=dispatcher,
         clock=clock,
         settings=_image_settings(settings),
+        statuses=_statuses(settings, forge=forge, standings=standings),
     )
     own = _session_settings(settings)
     access = Access(users=users, forge=forge, clock=clock)
@@ -186,7 +201,7 @@ def _services(
         images=images,
         badges=Badges(
             forge=forge,
-            standings=_standings(settings, forge=forge, registry=registry, clock=clock, started=started),
+            standings=standings,
             clock=clock,
             forge_name=DEFAULT_FORGE,
             looks_per_minute=settings.limits.badge_looks_per_minute,
@@ -208,6 +223,22 @@ def _standings(
     )
     accepts = started[settings.sessions.runtime].image_kinds
     return Standings(forge=forge, finder=finder, build_job=images.build_job, accepts=accepts)
+
+
+def _statuses(settings: Settings, *, forge: Forge, standings: Standings) -> LaunchStatuses | None:
+    asked = settings.gitlab
+    token = _secret(asked.status_token_file, "GITLAB__STATUS_TOKEN")
+    if token is None:
+        return None
+    ca_file = str(asked.ca_file) if asked.ca_file else None
+    return LaunchStatuses(
+        forge=forge,
+        statuses=GitLabStatuses(asked.url, timeout_seconds=asked.timeout_seconds, ca_file=ca_file),
+        standings=standings,
+        credential=Credential(forge=DEFAULT_FORGE, token=token, kind=CredentialKind.PERSONAL),
+        build_job=settings.images.build_job,
+        public_url=settings.http.public_url,
+    )
 
 
 def _people(

@@ -153,6 +153,8 @@ class Forge(Group):
     webhook_secret_file: Path | None = None
     """File with what proves a hook: its secret token, or its signing token (`whsec_…`); one per line, any will do, so
     that one can be replaced by another. Without it hooks are refused."""
+    status_token_file: Path | None = None
+    """File with a token (scope `api`, Developer in its projects) that puts a launch link on built commits; or none."""
     ca_file: Path | None = None
     """Certificates (PEM) to check it against, besides the system's."""
     timeout_seconds: Seconds = 10.0

@@ -22,6 +22,7 @@ from spawner.images.model import Build, ChosenImage, Facts, Policy, build_id
 from spawner.images.ordering import BuildOrders
 from spawner.images.reference import parse
 from spawner.images.resolve import MOVING, best_job
+from spawner.images.statuses import LaunchStatuses
 from spawner.images.store import BuildStore
 from spawner.names import CommitSha, SessionName
 from spawner.ports import (
@@ -108,6 +109,7 @@ class ImageService:
         dispatcher: Dispatcher,
         clock: Clock,
         settings: ImageSettings,
+        statuses: LaunchStatuses | None = None,
     ) -> None:
         self._forge = forge
         self._builds = builds
@@ -115,6 +117,7 @@ class ImageService:
         self._dispatcher = dispatcher
         self._clock = clock
         self.settings = settings
+        self._statuses = statuses
         self._orders = BuildOrders(forge=forge, builds=builds, clock=clock)
         self._finder = ImageFinder(
             forge=forge,
@@ -224,9 +227,9 @@ class ImageService:
         )
 
     def hint(self, forge: str, project_id: int, sha: CommitSha) -> None:
-        """Look at a commit's build now, because a hook spoke of it; nothing when nobody ever asked for it."""
+        """Look at a commit's build now, because a hook spoke of it; where nobody asked for it, only for its status."""
         id_ = build_id(forge, project_id, sha)
-        if self._builds.hint(id_, self._clock.now()):
+        if self._builds.hint(id_, self._clock.now()) or self._statuses is not None:
             self._dispatcher.soon(TaskKind.BUILD, id_)
 
     def due(self) -> Sequence[str]:
@@ -246,14 +249,19 @@ class ImageService:
 
         One that is not due is left alone: many may have asked for the look that somebody has just had.
         """
-        if not self._is_due(self._builds.get(id)) or not self._builds.claim(id, seconds=POLL_LEASE_SECONDS):
-            return
+        if self._look_at(id) and self._statuses is not None:
+            self._statuses.tell(id)
+
+    def _look_at(self, id: str) -> bool:  # noqa: A002
+        """Look, and say whether there may be news of its end: it was just seen, or no row of ours would tell."""
+        if not self._is_due(row := self._builds.get(id)) or not self._builds.claim(id, seconds=POLL_LEASE_SECONDS):
+            return row is None
         before = self._builds.get(id)
         if before is None:
-            return
+            return True
         if not self._is_due(before):
             self._builds.save(before)
-            return
+            return False
         after = self._look(before)
         saved = self._builds.save(after)
         if saved is not None and _differs(before, after):
@@ -264,6 +272,7 @@ class ImageService:
                 trouble=after.trouble or None,
             )
             self._waiters.wake(id)
+        return after.is_over and not before.is_over
 
     def _is_due(self, build: Build | None) -> bool:
         if build is None or build.due_at is None:

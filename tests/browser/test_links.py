@@ -43,6 +43,8 @@ def public(stand_in: StandIn, grace: Person) -> Open:
         ("/-/commit/{feature}", ["{feature}", "Try a linker."]),
         ("/-/blob/feature/linker/notes/first.md", ["feature/linker", "Try a linker.", "notes/first.md"]),
         ("/-/blob/{main}/notes/first.md?ref_type=heads#L1", ["{main}", "notes/first.md"]),
+        ("/-/compare/main...feature/linker", ["feature/linker", "Try a linker."]),
+        ("/-/issues/1", ["main", "Compile the first program."]),
     ],
 )
 def test_paste(stand_in: StandIn, browser: Browser, public: Open, page: str, expected: list[str]) -> None:
@@ -53,6 +55,20 @@ def test_paste(stand_in: StandIn, browser: Browser, public: Open, page: str, exp
     browser.press("Launch", within=".paste")
 
     browser.see("Launch this commit?", public.project.path, *(each.format(**shas) for each in expected))
+
+
+def test_a_binder_link(browser: Browser, public: Open) -> None:
+    """A badge made for Binder leads to the same question, with its file."""
+    project = public.project.path.replace("/", "%2F")
+    browser.go(f"/v2/gl/{project}/feature%2Flinker?urlpath=lab/tree/notes/first.md")
+    browser.see("Launch this commit?", public.project.path, "feature/linker", "Try a linker.", "notes/first.md")
+
+
+def test_a_badge(browser: Browser, public: Open) -> None:
+    """A public project's badge is a picture that a browser shows; that of a private one is the plain button."""
+    for path, width in ((public.project.path, 160), ("ada/absent", 67)):
+        browser.go(f"/badge/{path}.svg")
+        assert browser.find("svg")[0].get_attribute("width") == str(width)
 
 
 def test_a_stranger_is_asked(browser: Browser, public: Open, at_ada: Client, album: Album) -> None:
