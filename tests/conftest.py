@@ -14,6 +14,7 @@ _MAY_SKIP = "gitlab_openapi"
 pytest_plugins = [
     "tests.servers",  # real PostgreSQL and Redis, started when a test asks for them
     "tests.surroundings",  # a GitLab stand-in, the same way
+    "tests.containers.fixtures",  # base images, a guarded registry and a Docker daemon, the same way
 ]
 
 
