@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import build as flow
-from builder import errors, job, starter
+from builder import choices, errors, job, starter
 from builder.build import Policy
 from builder.entries import Kind
 from builder.environment import this_platform
 from builder.key import Key, environment_key
-from builder.report import write
+from builder.report import write, write_failure
 from builder.tags import environment_tag, extra_tags, published_tags
 from builder.trees import GitTree, checked_sha, resolve_commit
 
@@ -47,8 +47,6 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-AUTO = "auto"  # no engine in particular: what the commit asks for, with the first that is here
-
 _EXITS: Mapping[type[errors.BuilderError], Exit] = {  # the first that fits counts
     errors.UsageError: Exit.USAGE,
     errors.NoRecipeError: Exit.NO_RECIPE,
@@ -56,6 +54,7 @@ _EXITS: Mapping[type[errors.BuilderError], Exit] = {  # the first that fits coun
     errors.CommitNotFoundError: Exit.NOT_FOUND,
     errors.GitError: Exit.UNAVAILABLE,
     errors.BuildFailedError: Exit.BUILD_FAILED,
+    errors.FullError: Exit.UNAVAILABLE,
     errors.UnavailableError: Exit.UNAVAILABLE,
     errors.RegistryError: Exit.REGISTRY_REFUSED,
     errors.BuilderError: Exit.FAILED,
@@ -187,21 +186,26 @@ def plan_command(  # noqa: PLR0913, PLR0917 - one parameter per option
         action = "build" if existing is None else "reuse"
         reason = f"{target.reference(tag)} {'does not exist' if existing is None else f'is {existing.digest}'}"
     tags = [tag, *published_tags(where.commit, found.kind)]
+    engine = flow.ENGINE if found.kind is Kind.ENVIRONMENT else choices.present_engine()
     if as_json:
-        show(_key_document(found) | {"action": action, "reason": reason, "engine": flow.ENGINE, "tags": tags})
+        show(_key_document(found) | {"action": action, "reason": reason, "engine": engine, "tags": tags})
         return
     click.echo(f"{action}: {reason}")
-    click.echo(
-        f"engine {flow.ENGINE}, recipe {found.recipe_name}, dependencies from {found.source}, tags {', '.join(tags)}"
-    )
+    click.echo(f"engine {engine}, recipe {found.recipe_name}, dependencies from {found.source}, tags {', '.join(tags)}")
 
 
 @cli.command("build")
 @_directory
 @_commit
-@_kind
+@click.option(
+    "--kind", type=click.Choice([str(kind) for kind in Kind]), default=None,
+    help="By default what the engine makes, else what the commit names, else an environment.",
+)  # fmt: skip
 @_platform
-@click.option("--engine", type=click.Choice([AUTO, flow.ENGINE]), default=AUTO, show_default=True)
+@click.option(
+    "--engine", type=click.Choice(choices.ENGINES), default=choices.AUTO, show_default=True,
+    help="auto: the first that is present and makes what the commit asks for.",
+)  # fmt: skip
 @click.option("--refresh", is_flag=True, help="Build anew and move the environment's tag: for schedules.")
 @click.option("--no-reuse", is_flag=True, help="Build anew, and push the commit's tag only.")
 @click.option("--max-age-days", default=30, show_default=True, help="Build anew what is older; 0: never.")
@@ -210,11 +214,12 @@ def plan_command(  # noqa: PLR0913, PLR0917 - one parameter per option
 @_user
 @_token_file
 @_trusted
+@choices.container_options
 @_as_json
 def build_command(  # noqa: PLR0913, PLR0917 - one parameter per option
     directory: Path,
     commit: str | None,
-    kind: str,
+    kind: str | None,
     platform: str | None,
     engine: str,
     refresh: bool,  # noqa: FBT001 - click passes by name
@@ -227,22 +232,27 @@ def build_command(  # noqa: PLR0913, PLR0917 - one parameter per option
     trusted: Sequence[str],
     *,
     as_json: bool,
+    **container: Any,
 ) -> None:
     """Reuse or build the commit's image, and push it."""
     if refresh and no_reuse:
         raise errors.UsageError("--refresh and --no-reuse exclude each other.")
-    engine = flow.ENGINE if engine == AUTO else engine
-    if Kind(kind) is not Kind.ENVIRONMENT:
-        raise errors.UsageError(f"The engine {engine} makes environment images; leave --kind {kind} out.")
     if platform not in {None, this_platform()}:
-        raise errors.UsageError(f"The engine {engine} builds for the machine it runs on, {this_platform()}.")
+        raise errors.UsageError(f"A build is for the machine that it runs on, {this_platform()}.")
     where = job.where(directory, commit)
     target = job.target(where.commit, registry_image, user, token_file, trusted)
     target = replace(target, extra_tags=extra_tags(more))
     policy = Policy(is_reusing=not no_reuse, is_refreshing=refresh, max_age_days=max_age_days)
     with GitTree(where.git_dir, where.commit) as source:
-        found = environment_key(source.tree, source.read, kind=Kind(kind), platform=this_platform())
-        report = flow.build(source, found, target, policy, say=say)
+        try:
+            named = None if engine == choices.AUTO else engine
+            wanted = choices.chosen_kind(kind, named, source)
+            maker = choices.chosen_maker(wanted, named, is_fresh=refresh, container=container)
+            found = environment_key(source.tree, source.read, kind=wanted, platform=this_platform())
+            report = flow.build(source, found, target, policy, maker, say=say)
+        except errors.BuilderError as error:
+            write_failure(Path.cwd(), error, commit=where.commit, engine=engine)
+            raise
     write(report, Path.cwd())
     for line in report.summary():
         say(line)
@@ -289,10 +299,14 @@ def retag(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 @cli.command()
 @_directory
+@click.option("--dockerfile", is_flag=True, help="Also write the Dockerfile that the recipe builds by, to change it.")
 @_as_json
-def init(directory: Path, *, as_json: bool) -> None:
+def init(directory: Path, *, dockerfile: bool, as_json: bool) -> None:
     """Write a .gitlab-ci.yml with the build job, and a requirements file; what is there stays as it is."""
     written, kept = starter.write(directory)
+    if dockerfile:
+        is_new = starter.write_dockerfile(directory)
+        written, kept = (*written, *["Dockerfile"] * is_new), (*kept, *["Dockerfile"] * (not is_new))
     for name in written:
         say(f"Wrote {name}.")
     for name in kept:
@@ -367,7 +381,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         result = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except errors.BuilderError as error:
-        if isinstance(error, errors.BuildFailedError) and error.tail:
+        if isinstance(error, errors.BuildFailedError | errors.FullError) and error.tail and not error.is_shown:
             say(error.tail)
         say(f"builder: {error}")
         return next(code for kind, code in _EXITS.items() if isinstance(error, kind))

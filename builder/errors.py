@@ -11,6 +11,7 @@ classes to its own tree. No message carries a secret, and foreign text is capped
     ├── CommitNotFoundError     this repository has no such commit
     ├── GitError                Git could not be asked; may work later
     ├── BuildFailedError        a step of the build failed
+    ├── FullError               the machine that builds has no room left; may work on another, or later
     ├── FormatError             an image is not the environment image it claims to be
     └── RegistryError
         ├── UnauthorizedError   the registry refuses this person
@@ -49,11 +50,25 @@ class GitError(BuilderError):
 
 
 class BuildFailedError(BuilderError):
-    """A step of the build failed; `tail` holds its last lines."""
+    """A step of the build failed.
 
-    def __init__(self, message: str, *, tail: str = "") -> None:
+    `step` is the instruction, where there is one; `tail` holds its last lines, `is_shown` if they were passed on.
+    """
+
+    def __init__(self, message: str, *, tail: str = "", step: str = "", is_shown: bool = False) -> None:
         super().__init__(message)
         self.tail = tail
+        self.step = step
+        self.is_shown = is_shown
+
+
+class FullError(BuilderError):
+    """The machine that builds has no room left; `tail` holds the last lines before, `is_shown` as above."""
+
+    def __init__(self, message: str, *, tail: str = "", is_shown: bool = False) -> None:
+        super().__init__(message)
+        self.tail = tail
+        self.is_shown = is_shown
 
 
 class FormatError(BuilderError):

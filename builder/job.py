@@ -56,7 +56,9 @@ def target(
     credentials = _credentials(address, user, token_file)
     hosts = [*trusted, *filter(None, [urlsplit(os.environ.get("CI_SERVER_URL", "")).netloc])]
     client = RegistryClient(address, credentials=lambda: credentials, trusted_hosts=hosts)
-    return Target(registry=client, repository=repository.lower(), commit=commit, source_url=_source_url())
+    return Target(
+        registry=client, repository=repository.lower(), commit=commit, source_url=_source_url(), credentials=credentials
+    )  # fmt: skip
 
 
 def _source_url() -> str:

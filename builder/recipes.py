@@ -108,8 +108,9 @@ def _from_requirements(read: ReadStaged, names: AbstractSet[str], folder: str) -
     chosen = ["requirements.txt"] if "requirements.txt" in present else present
     written: dict[str, str] = {}
     projects: list[requirements.Reference] = []
+    seen: set[str] = set()
     for name in chosen:
-        _rewrite(read, _within(folder, name), written, projects)
+        _rewrite(read, _within(folder, name), written, projects, seen)
     inputs = [_within(folder, name) for name in chosen]
     extras = tuple(sorted({extra for project in projects for extra in project.extras}))
     if projects:
@@ -117,23 +118,29 @@ def _from_requirements(read: ReadStaged, names: AbstractSet[str], folder: str) -
     return Plan(inputs=tuple(inputs), extras=extras, written=written, project="" if projects else None)
 
 
-def _rewrite(read: ReadStaged, path: str, written: dict[str, str], projects: list[requirements.Reference]) -> None:
+def _rewrite(
+    read: ReadStaged, path: str, written: dict[str, str], projects: list[requirements.Reference], seen: set[str]
+) -> None:
     """Take the commit's own project out of a requirements file and what it includes: only its dependencies count."""
     content = read(path)
-    if content is None or path in written:
+    if content is None or path in seen:
         return
+    seen.add(path)
     try:
         found = requirements.parse(content.decode("utf-8-sig"))
     except ValueError:
         return  # left as it is: the resolver says what is wrong with it
     own = {reference for reference in found.references if _is_own(reference, path)}
     projects += sorted(own, key=lambda reference: reference.target)
-    kept = [line for line in found.lines if not any(_is_own(one, path) for one in requirements.parse(line).references)]
-    written[path] = "".join(f"{line}\n" for line in kept)
+    if own:
+        kept = [
+            line for line in found.lines if not any(_is_own(one, path) for one in requirements.parse(line).references)
+        ]
+        written[path] = "".join(f"{line}\n" for line in kept)
     for reference in found.references:
         target = normal(reference.target, start=path.rpartition("/")[0])
         if reference.role in {Role.REQUIREMENTS, Role.CONSTRAINTS} and target is not None:
-            _rewrite(read, target, written, projects)
+            _rewrite(read, target, written, projects, seen)
 
 
 def _is_own(reference: requirements.Reference, path: str) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from builder.errors import BuilderError
     from builder.key import Key
 
 REPORT_FILE = "slipway-report.json"
@@ -27,6 +28,7 @@ class Outcome(StrEnum):
 
     BUILT = "built"
     REUSED = "reused"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class Report:
     """The result of one build: where the image is, and why it is that one.
 
     `reference` names the commit's tag, `tags` all that were pushed, `added` what the recipe put in for the session,
-    `notes` what a person should know, `seconds` the time it took.
+    `notes` what a person should know, `seconds` the time it took, `base_digest` the image that it lies on.
     """
 
     outcome: Outcome
@@ -50,6 +52,7 @@ class Report:
     packages: int | None = None
     added: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    base_digest: str = ""
 
     def document(self) -> dict[str, Any]:
         """Return the report as `slipway-report.json` holds it."""
@@ -72,6 +75,7 @@ class Report:
             "packages": self.packages,
             "added": list(self.added),
             "notes": list(self.notes),
+            "base_digest": self.base_digest,
             "seconds": round(self.seconds, 3),
         }
 
@@ -101,3 +105,14 @@ def write(report: Report, folder: Path) -> None:
     text = json.dumps(report.document(), indent=2, sort_keys=True)
     (folder / REPORT_FILE).write_text(f"{text}\n", encoding="utf-8")
     (folder / DOTENV_FILE).write_text(report.dotenv(), encoding="utf-8")
+
+
+def write_failure(folder: Path, error: BuilderError, *, commit: str, engine: str | None) -> None:
+    """Write why a build failed, at which step, and the last lines it said; there is no image, and so no dotenv."""
+    tail, step = getattr(error, "tail", ""), getattr(error, "step", "")
+    document = {
+        "outcome": str(Outcome.FAILED), "commit": commit, "engine": engine, "reason": str(error), "step": step,
+        "log": tail.splitlines(),
+    }  # fmt: skip
+    (folder / REPORT_FILE).write_text(f"{json.dumps(document, indent=2, sort_keys=True)}\n", encoding="utf-8")
+    (folder / DOTENV_FILE).unlink(missing_ok=True)

@@ -43,7 +43,7 @@ BUSYBOX_SECONDS = 30
 
 def tiny() -> Image:
     """An image of busybox and nothing else, for what needs a shell and no Python."""
-    return Image(blobs=_blobs(_tiny_layers, _busybox_digest()), layers=_layers(_tiny_layers, _busybox_digest()),
+    return Image(blobs=_blobs(_busybox_layers, _busybox_digest()), layers=_layers(_busybox_layers, _busybox_digest()),
                  config={"Env": ["PATH=/bin"], "Cmd": ["sh"]})  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def _busybox_digest() -> str:
     return hashlib.sha256(Path(_program("busybox", "busybox-static")).read_bytes()).hexdigest()
 
 
-def _tiny_layers(blobs: Path, _said: tuple[str, ...]) -> list[Layer]:
+def _busybox_layers(blobs: Path, _said: tuple[str, ...]) -> list[Layer]:
     program = _program("busybox", "busybox-static")
     listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True, timeout=BUSYBOX_SECONDS)
 
@@ -147,6 +147,8 @@ def _tiny_layers(blobs: Path, _said: tuple[str, ...]) -> list[Layer]:
                 yield link, None
         passwd = b"root:x:0:0:root:/root:/bin/sh\nworker:x:1234:100:worker:/home:/bin/sh\n"
         yield file_info("etc/passwd", len(passwd)), io.BytesIO(passwd)
+        group = b"root:x:0:\nusers:x:100:\n"
+        yield file_info("etc/group", len(group)), io.BytesIO(group)
 
     return [write_layer(blobs, members())]
 

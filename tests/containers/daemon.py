@@ -48,15 +48,15 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def docker_daemon() -> Iterator[Daemon]:
-    """Run a daemon for as long as it is wanted."""
+def docker_daemon(*, data_bytes: int | None = None) -> Iterator[Daemon]:
+    """Run a daemon for as long as it is wanted; `data_bytes` is all the room that its images have."""
     programs = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     dockerd, ip = (shutil.which(name, path=programs) for name in ("dockerd", "ip"))
     if dockerd is None or ip is None or shutil.which("docker") is None:
         pytest.skip("no Docker: `apt-get install docker.io iproute2` brings it (scripts/install --dev does)")
     if os.geteuid() != 0:
         pytest.skip("a Docker daemon of our own needs root")
-    folder = Path(tempfile.mkdtemp(prefix="slipway-docker-"))
+    folder = Path(tempfile.mkdtemp(prefix="slipway-docker-", dir="/tmp"))  # a socket's path has 107 characters at most
     first, second = 4 + secrets.randbelow(240), secrets.randbelow(256)  # several daemons may run at once
     bridge, gateway = f"slip{secrets.token_hex(4)}", f"10.{first}.{second}.1"
     daemon = Daemon(address=f"unix://{folder}/docker.sock", bridge=bridge, gateway=gateway, folder=folder)
@@ -64,6 +64,10 @@ def docker_daemon() -> Iterator[Daemon]:
         subprocess.run([ip, "link", "add", bridge, "type", "bridge"], check=True, timeout=30)
         subprocess.run([ip, "address", "add", f"{gateway}/24", "dev", bridge], check=True, timeout=30)
         subprocess.run([ip, "link", "set", bridge, "up"], check=True, timeout=30)
+        if data_bytes is not None:
+            (folder / "data").mkdir()
+            room = ["mount", "-t", "tmpfs", "-o", f"size={data_bytes}", "tmpfs", str(folder / "data")]
+            subprocess.run(room, check=True, timeout=30)
         with _running(daemon, dockerd, programs, pool=f"172.{16 + first % 16}.{second}.0/24"):
             yield daemon
     finally:

@@ -105,6 +105,7 @@ def test_a_commit_is_built_and_its_notebook_edit_is_not(
         "mutable": ["requirements.txt: gauge is not pinned",
                     "Python: no version is declared, so the recipe takes the one the job has"],
         "added": ["ipykernel==7.4.0", "jupyter-server==2.21.1", "jupyterlab==4.6.6"], "notes": [], "seconds": 0,
+        "base_digest": "",
     }  # fmt: skip
     assert (repository.path / "slipway.env").read_text() == (
         f"IMAGE_REF={image}:{first}-environment\nIMAGE_DIGEST={report['digest']}\nIMAGE_KEY={report['key']}\n"
@@ -427,7 +428,8 @@ FAILURES = [
     ({"requirements.txt": ""}, ["--registry-image", "127.0.0.1:9/g/p"], Exit.UNAVAILABLE, "cannot be reached"),
     ({"requirements.txt": ""}, ["--token-file", "none"], Exit.USAGE, "cannot be read"),
     ({"requirements.txt": ""}, ["--refresh", "--no-reuse"], Exit.USAGE, "exclude each other"),
-    ({"requirements.txt": ""}, ["--kind", "container"], Exit.USAGE, "environment images"),
+    ({"requirements.txt": ""}, ["--kind", "container", "--engine", "environment"], Exit.USAGE, "no container images"),
+    ({"requirements.txt": ""}, ["--build-arg", "tide=low"], Exit.USAGE, "container images"),
     ({"requirements.txt": ""}, ["--no-such-option"], Exit.USAGE, "No such option"),
 ]
 
@@ -437,14 +439,17 @@ def test_every_failure_has_its_code_and_a_sentence(  # noqa: PLR0917 - a table's
     builder: Run, repository: Repository, capsys: pytest.CaptureFixture[str], files: dict[str, str],
     options: list[str], code: Exit, said: str,
 ) -> None:  # fmt: skip
-    """What cannot be built ends with the code of its kind and names the thing; no report is left behind."""
+    """What cannot be built ends with the code of its kind and names the thing; the report says the same."""
     repository.commit(files)
     assert builder("build", "--json", *options) == code
     captured = capsys.readouterr()
     assert said in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
-    assert not (repository.path / "slipway-report.json").exists()
+    report = repository.path / "slipway-report.json"
+    if code not in {Exit.USAGE, Exit.NOT_FOUND}:
+        failed = json.loads(report.read_text())
+        assert (failed["outcome"], said in f"{failed['reason']} {failed['log']}") == ("failed", True)
 
 
 def test_the_registrys_no_has_its_code(
