@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from builder import stacks
 from builder.build import Made, labels_of, staged_plan
 from builder.engines.choosing import EngineName, open_engine
 from builder.engines.containers import CACHE_SUFFIX, Engine, Network, Order, Workplace
@@ -66,6 +67,7 @@ class _Recipe:
     text: str
     context: Path
     notes: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
     is_ours: bool = False
 
 
@@ -90,7 +92,7 @@ class ContainerMaker:
         staged = folder / "stage"
         staged.mkdir()
         stage(source, key, staged)
-        recipe = _recipe(staged, key, self._options)
+        recipe = _recipe(staged, key, self._options, folder)
         work = folder / "engine"
         work.mkdir(mode=0o700)
         place = Workplace(folder=work, registry=target.registry.address, credentials=target.credentials, say=say)
@@ -116,14 +118,16 @@ class ContainerMaker:
             raise ProjectError("“arguments” under [image] in slipway.toml must be a table of texts.")
         secrets = folder / "secrets"
         secrets.mkdir(mode=0o700)
+        place = f"{target.registry.address}/{target.repository}"
         return Order(
-            dockerfile=recipe.text, context=recipe.context, arguments={**declared, **options.arguments},
+            dockerfile=recipe.text, context=recipe.context,
+            arguments={**recipe.arguments, **declared, **options.arguments},
             secrets={**build_secrets(secrets), **options.secrets}, network=options.network, is_fresh=options.is_fresh,
-            cache=f"{target.registry.address}/{target.repository}/{CACHE_SUFFIX}" if options.has_cache else None,
+            cache=f"{place}/{CACHE_SUFFIX}" if options.has_cache else None,
         )  # fmt: skip
 
 
-def _recipe(staged: Path, key: Key, options: Options) -> _Recipe:
+def _recipe(staged: Path, key: Key, options: Options, folder: Path) -> _Recipe:
     """Choose what to build by, as the key did."""
     named = key.image.get("dockerfile")
     if key.recipe == "dockerfile":
@@ -134,6 +138,13 @@ def _recipe(staged: Path, key: Key, options: Options) -> _Recipe:
         if not context.is_dir():
             raise ProjectError(f"[image] context in slipway.toml names “{key.image['context']}”, which is no folder.")
         return _Recipe(text=(staged / path).read_text(encoding="utf-8", errors="replace"), context=context)
+    names = {place.name for place in (staged / key.folder).iterdir()}
+    if names & stacks.FILES and key.image.get("recipe") is None:
+        made = stacks.assemble(
+            staged, _empty(folder), platform=key.platform, base=options.base or key.image.get("base")
+        )
+        note = f"repo2docker assembled the build of these files ({made.buildpack})"
+        return _Recipe(text=made.dockerfile, context=made.context, notes=(note,), arguments=made.arguments)
     recipe = recipe_of(staged, key, base=options.base, mirror=options.mirror)
     return _Recipe(text=container_dockerfile(recipe), context=staged, notes=recipe.notes, is_ours=True)
 
