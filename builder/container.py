@@ -15,7 +15,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from builder import stacks
+from builder import repo2docker, stacks
 from builder.build import Made, labels_of, staged_plan
 from builder.engines.choosing import EngineName, open_engine
 from builder.engines.containers import CACHE_SUFFIX, Engine, Network, Order, Workplace
@@ -138,9 +138,8 @@ def _recipe(staged: Path, key: Key, options: Options, folder: Path) -> _Recipe:
         if not context.is_dir():
             raise ProjectError(f"[image] context in slipway.toml names “{key.image['context']}”, which is no folder.")
         return _Recipe(text=(staged / path).read_text(encoding="utf-8", errors="replace"), context=context)
-    names = {place.name for place in (staged / key.folder).iterdir()}
-    if names & stacks.FILES and key.image.get("recipe") is None:
-        made = stacks.assemble(
+    if key.recipe == stacks.RECIPE:
+        made = repo2docker.assemble(
             staged, _empty(folder), platform=key.platform, base=options.base or key.image.get("base")
         )
         note = f"repo2docker assembled the build of these files ({made.buildpack})"

@@ -23,7 +23,7 @@ import tomli_w
 import yaml
 from packaging.utils import canonicalize_name
 
-from builder import requirements
+from builder import dockerfile, ignore, requirements
 
 LARGEST_UNDERSTOOD_BYTES = 4 * 1024 * 1024  # larger files count as they are; a guess, far above real lock files
 MOST_TOML_DOTS = 60  # per line; a key of n parts costs Python 3.11's parser n² steps, and a wheel's URL has ten
@@ -43,6 +43,8 @@ class Rule(StrEnum):
     PDM_LOCK = "pdm.lock"
     PIPFILE_LOCK = "Pipfile.lock"
     CONDA = "environment.yml"
+    DOCKERFILE = "Dockerfile"
+    IGNORE = ".dockerignore"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +198,16 @@ def _conda(text: str) -> tuple[Any, str]:
     return document, yaml.safe_dump(document, sort_keys=True)
 
 
+def _dockerfile(text: str) -> tuple[Any, str]:
+    canonical = dockerfile.declared_instructions(text)
+    return canonical, canonical
+
+
+def _ignore(text: str) -> tuple[Any, str]:
+    rules = ignore.declared_rules(text)
+    return list(rules), "".join(f"{rule}\n" for rule in rules)
+
+
 def _toml(document: dict[str, Any]) -> tuple[Any, str]:
     return document, tomli_w.dumps(_in_order(document))
 
@@ -220,4 +232,6 @@ _READERS: Mapping[Rule, Callable[[str], tuple[Any, str]]] = {
     Rule.PDM_LOCK: _plain_lock("content_hash"),
     Rule.PIPFILE_LOCK: _pipfile_lock,
     Rule.CONDA: _conda,
+    Rule.DOCKERFILE: _dockerfile,
+    Rule.IGNORE: _ignore,
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from builder import requirements
+from builder import requirements, stacks
 from builder.declared import Rule, toml
 from builder.entries import LINK_MODE, Entry, EntryType, Kind
 from builder.errors import NoRecipeError
@@ -78,11 +78,15 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detected:
-    """The folder that configures the build (`""` is the root), where dependencies are declared, what may move."""
+    """The folder that configures the build (`""` is the root), where dependencies are declared, what may move.
+
+    `recipe` is the name of the recipe that carries it out.
+    """
 
     folder: str
     source: Source
     mutable: tuple[str, ...]
+    recipe: str = PYTHON_RECIPE
 
 
 def input_names(entries: Mapping[str, Entry]) -> AbstractSet[str]:
@@ -156,18 +160,21 @@ def detect(inputs: Inputs, settings: ImageSettings, kind: Kind) -> Detected:
         inputs.count_everything("postBuild may read any file ([image] paths can say which it reads)")
     for path in settings.paths or ():
         inputs.add(path)
-    if (
-        settings.python is None
-        and "runtime.txt" not in names
-        and not _table(document, "project").get("requires-python")
-    ):
+    if kind is Kind.CONTAINER and stacks.is_other(snapshot, folder, names, settings):
+        if settings.paths is None:
+            stacks.count_built_code(inputs, folder, names)
+        return Detected(folder=folder, source=chosen, mutable=tuple(mutable), recipe=stacks.RECIPE)
+    is_declared = "runtime.txt" in names or bool(_table(document, "project").get("requires-python"))
+    if settings.python is None and not is_declared:
         mutable.append("Python: no version is declared, so the recipe takes the one the job has")
     return Detected(folder=folder, source=chosen, mutable=tuple(mutable))
 
 
 def _refuse_unfit(names: AbstractSet[str], source: Source | None, settings: ImageSettings, kind: Kind) -> None:
-    if settings.recipe not in {None, PYTHON_RECIPE}:
-        raise NoRecipeError(f"[image] recipe in slipway.toml names “{settings.recipe}”; there is “{PYTHON_RECIPE}”.")
+    known = [PYTHON_RECIPE, *([stacks.RECIPE] if kind is Kind.CONTAINER else [])]
+    if settings.recipe is not None and settings.recipe not in known:
+        there_is = " and ".join(f"“{name}”" for name in known)
+        raise NoRecipeError(f"[image] recipe in slipway.toml names “{settings.recipe}”; there is {there_is}.")
     if kind is Kind.CONTAINER:
         if not names:
             raise NoRecipeError("This commit has neither a Dockerfile nor a file that declares an environment.")
@@ -248,8 +255,8 @@ def _count_project(inputs: Inputs, folder: str) -> None:
         inputs.add(_within(folder, name))
     for lock in (Source.UV_LOCK, Source.POETRY_LOCK, Source.PDM_LOCK):
         inputs.add(_within(folder, lock), _RULES[lock])
-    setup = _bytes(snapshot, _within(folder, "setup.py"))
-    has_setup_cfg = _bytes(snapshot, _within(folder, "setup.cfg")) is not None
+    setup = snapshot.content(_within(folder, "setup.py"))
+    has_setup_cfg = snapshot.content(_within(folder, "setup.cfg")) is not None
     real = snapshot.resolved(path)
     if real is not None and inputs.declaration(real[0], Rule.PYPROJECT) is None:
         inputs.count_everything(f"{path} is not understood")
@@ -327,17 +334,9 @@ def _count_lock_folders(inputs: Inputs, folder: str) -> None:
 
 
 def _count_conda_references(inputs: Inputs, path: str) -> None:
-    declaration = inputs.declaration(path, Rule.CONDA)
-    if declaration is None:
-        inputs.count_everything(f"{path} is not understood")
-        return
-    try:
-        found = requirements.parse("\n".join(_pip_lines(declaration.content)))
-    except (ValueError, TypeError, AttributeError):
-        inputs.count_everything(f"the pip section of {path} is not understood")
-        return
+    found = stacks.conda_references(inputs, path)
     directory = path.rpartition("/")[0]
-    for reference in found.references:
+    for reference in found:
         target = normal(reference.target, start=directory)
         if reference.role in {Role.REQUIREMENTS, Role.CONSTRAINTS} and target is not None:
             list(_count_requirements(inputs, target, set()))
@@ -345,28 +344,14 @@ def _count_conda_references(inputs: Inputs, path: str) -> None:
             _count_local(inputs, directory, reference.target, reference.extras)
 
 
-def _pip_lines(content: bytes) -> list[str]:
-    import yaml  # noqa: PLC0415 - only a commit with a conda file pays for it
-
-    document = yaml.safe_load(content)
-    dependencies = document.get("dependencies") or []
-    pips = [item["pip"] for item in dependencies if isinstance(item, dict) and isinstance(item.get("pip"), list)]
-    return [str(line) for section in pips for line in section]
-
-
 def _document(snapshot: Snapshot, path: str) -> Mapping[str, Any]:
-    content = _bytes(snapshot, path)
+    content = snapshot.content(path)
     if content is None:
         return {}
     try:
         return toml(content)
     except (ValueError, RecursionError):
         return {}
-
-
-def _bytes(snapshot: Snapshot, path: str) -> bytes | None:
-    found = snapshot.resolved(path)
-    return snapshot.read(found[0]) if found is not None and found[1].type is EntryType.BLOB else None
 
 
 def _table(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

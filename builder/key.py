@@ -16,24 +16,38 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from builder import context as build_context
+from builder import stacks
 from builder.declared import canonical_json
-from builder.detect import PYTHON_RECIPE, PYTHON_RECIPE_VERSIONS, Source, control_paths, detect
+from builder.detect import (
+    PYTHON_RECIPE,
+    PYTHON_RECIPE_VERSIONS,
+    Source,
+    control_paths,
+    detect,
+)
 from builder.entries import Entry, EntryType, Kind, Read, Tree
 from builder.errors import NoRecipeError, ProjectError
-from builder.settings import SETTINGS_FILE, ImageSettings, image_settings
+from builder.settings import SETTINGS_FILE, image_settings
 from builder.snapshot import Input, Inputs, Memory, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from builder.context import Context
+    from builder.settings import ImageSettings
+
 __all__ = [
-    "DEFAULT_PLATFORM", "SCHEMES", "Entry", "EntryType", "Input", "Key", "Kind", "Memory", "NoRecipeError",
+    "DEFAULT_PLATFORM", "RULES", "SCHEMES", "Entry", "EntryType", "Input", "Key", "Kind", "Memory", "NoRecipeError",
     "ProjectError", "Read", "Tree", "control_files", "environment_key", "environment_keys",
 ]  # fmt: skip
 
 SCHEMES = (1,)  # newest first; a scheme is never changed once an image was built with it
 DEFAULT_PLATFORM = "linux/amd64"
 DOCKERFILE_RECIPE = "dockerfile"
+DOCKERFILE_RECIPE_VERSION = 2  # 1 counted everything, and no image was made with it
+RULES = (*SCHEMES, *PYTHON_RECIPE_VERSIONS, stacks.RECIPE_VERSION, DOCKERFILE_RECIPE_VERSION)
+"""All that a kept key depends on besides the commit: keys kept under other rules are to be computed anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +57,7 @@ class Key:
     `digest` is 64 hex. `inputs` are sorted by path. `mutable` are sentences about what may move although the key
     does not (an unpinned requirement). `everything` says why all of the repository counts, if it does. `folder` and
     `source` say where the environment is declared; `image` is the `[image]` table as counted; `contents` are the
-    canonical texts, by path, of the inputs that count by what they declare.
+    canonical texts, by path, of the inputs that count by what they declare. `context` says how a Dockerfile is built.
     """
 
     digest: str
@@ -60,6 +74,7 @@ class Key:
     image: Mapping[str, Any]
     kinds: tuple[Kind, ...]
     contents: Mapping[str, bytes] = field(repr=False, compare=False)
+    context: Context | None = None
 
     @property
     def recipe_name(self) -> str:
@@ -101,7 +116,21 @@ def control_files(tree: Tree, read: Read) -> tuple[str, ...]:
 
     Files that those refer to (`-r other.txt`) are not among them. `read` is called for symbolic links only.
     """
-    return control_paths(Snapshot(tree, read))
+    snapshot = Snapshot(tree, read)
+    return tuple(dict.fromkeys([*control_paths(snapshot), *build_context.control_paths(snapshot)]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """What a recipe's input rules found."""
+
+    recipe: str
+    version: int
+    folder: str = ""
+    source: Source = Source.NOTHING
+    mutable: tuple[str, ...] = ()
+    everything: str | None = None
+    context: Context | None = None
 
 
 def _key(tree: Tree, read: Read, kind: Kind, platform: str, memory: Memory, version: int) -> Key:
@@ -110,32 +139,37 @@ def _key(tree: Tree, read: Read, kind: Kind, platform: str, memory: Memory, vers
     is_file = found is not None and found[1].type is EntryType.BLOB
     settings = image_settings(snapshot.read(found[0]) if found is not None and is_file else None)
     inputs = Inputs(snapshot, memory)
-    recipe, folder, source = PYTHON_RECIPE, "", Source.NOTHING
-    mutable: tuple[str, ...] = ()
-    if kind is Kind.CONTAINER and _dockerfile(snapshot, settings):
-        recipe, version = DOCKERFILE_RECIPE, 1
-        inputs.count_everything("the commit brings a Dockerfile, and any file may be copied by it")
-    else:
-        detected = detect(inputs, settings, kind)
-        folder, source, mutable = detected.folder, detected.source, detected.mutable
+    rules = _count(inputs, settings, kind, platform, version)
     collected = inputs.collected()
     document = {
         "scheme": SCHEMES[0],
         "kind": str(kind),
         "platform": platform,
-        "recipe": {"name": recipe, "version": version},
+        "recipe": {"name": rules.recipe, "version": rules.version},
         "image": settings.table,
         "inputs": [[one.path, one.mode, one.fingerprint] for one in collected],
     }
+    if rules.context is not None:
+        document["dockerfile"] = rules.context.dockerfile
     return Key(
         digest=hashlib.sha256(canonical_json(document)).hexdigest(),
-        scheme=SCHEMES[0], kind=kind, platform=platform, recipe=recipe, recipe_version=version,
-        inputs=collected, mutable=mutable, everything=inputs.everything, folder=folder, source=source,
-        image=MappingProxyType(dict(settings.table)), kinds=settings.kinds,
-        contents=MappingProxyType({} if inputs.everything else dict(inputs.contents)),
+        scheme=SCHEMES[0], kind=kind, platform=platform, recipe=rules.recipe, recipe_version=rules.version,
+        inputs=collected, mutable=rules.mutable, everything=rules.everything, folder=rules.folder,
+        source=rules.source, image=MappingProxyType(dict(settings.table)), kinds=settings.kinds,
+        contents=MappingProxyType({} if inputs.everything else dict(inputs.contents)), context=rules.context,
     )  # fmt: skip
 
 
-def _dockerfile(snapshot: Snapshot, settings: ImageSettings) -> bool:
-    places = [settings.dockerfile] if settings.dockerfile else ["binder/Dockerfile", ".binder/Dockerfile", "Dockerfile"]
-    return any(snapshot.resolved(place) is not None for place in places)
+def _count(inputs: Inputs, settings: ImageSettings, kind: Kind, platform: str, version: int) -> _Rules:
+    dockerfile = build_context.find_dockerfile(inputs.snapshot, settings) if kind is Kind.CONTAINER else None
+    if dockerfile is None:
+        found = detect(inputs, settings, kind)
+        return _Rules(
+            recipe=found.recipe, version=version if found.recipe == PYTHON_RECIPE else stacks.RECIPE_VERSION,
+            folder=found.folder, source=found.source, mutable=found.mutable, everything=inputs.everything,
+        )  # fmt: skip
+    counted = build_context.count(inputs, settings, dockerfile, platform=platform)
+    return _Rules(
+        recipe=DOCKERFILE_RECIPE, version=DOCKERFILE_RECIPE_VERSION, everything=counted.everything,
+        mutable=counted.mutable, context=counted.context,
+    )  # fmt: skip

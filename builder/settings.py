@@ -31,6 +31,7 @@ class ImageSettings:
     dockerfile: str | None = None
     context: str | None = None
     base: str | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
     table: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,9 +58,12 @@ def image_settings(content: bytes | None) -> ImageSettings:
     paths = _texts(table, "paths")
     return ImageSettings(
         kinds=tuple(_kind(name) for name in _texts(table, "kinds") or ()),
-        paths=None if paths is None else tuple(_path(path) for path in paths),
+        paths=None if paths is None else tuple(_path(path, "paths") for path in paths),
+        dockerfile=None if texts["dockerfile"] is None else _path(texts["dockerfile"], "dockerfile"),
+        context=None if texts["context"] is None else _path(texts["context"], "context", is_root_allowed=True),
+        arguments=_arguments(table),
         table={name: value for name, value in table.items() if name != "kinds"},
-        **texts,
+        **{name: texts[name] for name in ("python", "recipe", "base")},
     )
 
 
@@ -86,8 +90,15 @@ def _kind(name: str) -> Kind:
         raise ProjectError(f"{SETTINGS_FILE} names the kind “{capped(name)}”; there are {', '.join(Kind)}.") from error
 
 
-def _path(path: str) -> str:
+def _arguments(table: Mapping[str, Any]) -> Mapping[str, str]:
+    value = table.get("arguments", {})
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ProjectError(f"“arguments” under [image] in {SETTINGS_FILE} must be a table of texts in quotes.")
+    return value
+
+
+def _path(path: str, name: str, *, is_root_allowed: bool = False) -> str:
     parts = [part for part in path.split("/") if part not in {"", "."}]
-    if path.startswith("/") or ".." in parts or not parts:
-        raise ProjectError(f"“{capped(path)}” under [image] paths in {SETTINGS_FILE} must lie inside the repository.")
+    if path.startswith("/") or ".." in parts or not (parts or is_root_allowed):
+        raise ProjectError(f"“{capped(path)}” under [image] {name} in {SETTINGS_FILE} must lie inside the repository.")
     return "/".join(parts)

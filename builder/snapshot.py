@@ -71,6 +71,11 @@ class Snapshot:
         """Return a file's bytes as committed."""
         return self._read(path)
 
+    def content(self, path: str) -> bytes | None:
+        """Follow links to a file and return its bytes; None if there is no such file."""
+        found = self.resolved(path)
+        return self.read(found[0]) if found is not None and found[1].type is EntryType.BLOB else None
+
     def trail(self, path: str) -> tuple[tuple[str, Entry], ...]:
         """Follow a path: every link (and submodule) passed on the way, then the thing itself, last, if it exists."""
         passed: list[tuple[str, Entry]] = []
@@ -117,15 +122,26 @@ class Inputs:
         trail = self.snapshot.trail(path)
         for place, entry in trail:
             if entry.mode == LINK_MODE or entry.type is EntryType.COMMIT:
-                self._put(place, entry, entry.sha)
+                self.put(place, entry, entry.sha)
         if not trail or trail[-1][1].mode == LINK_MODE:
             return None
         place, entry = trail[-1]
         if entry.type is EntryType.COMMIT:
             self.add(".gitmodules")
             return None
-        self._put(place, entry, self._fingerprint(place, entry, rule))
+        self.put(place, entry, self._fingerprint(place, entry, rule))
         return place
+
+    def put(self, path: str, entry: Entry, fingerprint: str) -> None:
+        """Count an entry by a fingerprint, with the `.gitattributes` above it."""
+        self._found[path] = Input(path=path, mode=entry.mode, fingerprint=fingerprint)
+        directory = path
+        while directory:
+            directory = directory.rpartition("/")[0]
+            attributes = f"{directory}/.gitattributes".lstrip("/")
+            above = self.snapshot.entry(attributes)
+            if above is not None and above.type is EntryType.BLOB and attributes not in self._found:
+                self._found[attributes] = Input(path=attributes, mode=above.mode, fingerprint=above.sha)
 
     def count_everything(self, reason: str) -> None:
         """Let the whole repository count; the first reason is kept."""
@@ -156,13 +172,3 @@ class Inputs:
             return entry.sha
         self.contents[path] = found.content
         return found.fingerprint
-
-    def _put(self, path: str, entry: Entry, fingerprint: str) -> None:
-        self._found[path] = Input(path=path, mode=entry.mode, fingerprint=fingerprint)
-        directory = path
-        while directory:
-            directory = directory.rpartition("/")[0]
-            attributes = f"{directory}/.gitattributes".lstrip("/")
-            above = self.snapshot.entry(attributes)
-            if above is not None and above.type is EntryType.BLOB and attributes not in self._found:
-                self._found[attributes] = Input(path=attributes, mode=above.mode, fingerprint=above.sha)

@@ -1,82 +1,72 @@
-"""Stacks that our own recipe does not know (conda, R, Julia): the Dockerfile and context that repo2docker assembles.
+"""The stacks besides Python that a container may be built from: conda, R, Julia, as repo2docker reads them.
 
-We do not rewrite repo2docker (https://repo2docker.readthedocs.io): its buildpack for the staged files says how they
-are installed; only where and as whom is fixed, so that equal inputs give equal images. It promises to say how to get
-it where it is missing. Needs the extra `builder-repo2docker`.
+Pure. Which commits are such, and where their build runs or installs code of the repository, so that everything counts
+(https://repo2docker.readthedocs.io/en/latest/configuration/development.html, repo2docker 2025). It must not know keys.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from builder.errors import BuildFailedError, ProjectError, UnavailableError, capped
+import yaml
+
+from builder import requirements
+from builder.declared import Rule
+from builder.requirements import Reference, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
-FILES = frozenset({
-    "environment.yml", "install.R", "DESCRIPTION", "renv.lock", "Project.toml", "Manifest.toml", "default.nix",
-})  # fmt: skip
-ARGUMENTS: Mapping[str, str] = {"NB_USER": "jovyan", "NB_UID": "1000"}
-REPOSITORY = "/opt/slipway/repository"  # where the staged files lie in the image: one place for every project
-_OWN_FILES = ("repo2docker-entrypoint", "python3-login")  # that its Dockerfile copies from the context's top
+    from builder.settings import ImageSettings
+    from builder.snapshot import Inputs, Snapshot
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assembled:
-    """A Dockerfile's text, the folder it copies from, the arguments it wants, and what chose it (`conda`, …)."""
-
-    dockerfile: str
-    context: Path
-    arguments: Mapping[str, str]
-    buildpack: str
+RECIPE = "repo2docker"
+RECIPE_VERSION = 1
+_NAMES = frozenset({"environment.yml", "install.R", "DESCRIPTION", "renv.lock", "Project.toml", "Manifest.toml"})
+_LOCAL = frozenset({Role.LOCAL, Role.EDITABLE})
 
 
-def assemble(staged: Path, context: Path, *, platform: str, base: str | None) -> Assembled:
-    """Let repo2docker say how staged files are built, and lay its context into an empty folder.
+def is_other(snapshot: Snapshot, folder: str, names: AbstractSet[str], settings: ImageSettings) -> bool:
+    """Tell whether a container needs repo2docker: asked for, or because more than Python is declared."""
+    if settings.recipe is not None:
+        return settings.recipe == RECIPE
+    runtime = snapshot.content(_within(folder, "runtime.txt")) if "runtime.txt" in names else None
+    return bool(names & _NAMES) or (runtime or b"").startswith(b"r-")
 
-    BuildFailedError where repo2docker is missing, ProjectError where it does not understand the files,
-    UnavailableError where it cannot look up a release.
-    """
+
+def count_built_code(inputs: Inputs, folder: str, names: AbstractSet[str]) -> None:
+    """Count everything where repo2docker's Dockerfile installs the repository itself, and not only dependencies."""
+    snapshot = inputs.snapshot
+    if "DESCRIPTION" in names and "install.R" not in names:
+        inputs.count_everything("DESCRIPTION makes the repository an R package, which the build installs")
+    julia = snapshot.content(_within(folder, "Project.toml"))
+    manifest = snapshot.content(_within(folder, "Manifest.toml")) or b""
+    if (julia is not None and b"uuid" in julia.split(b"[", 1)[0]) or b"\npath" in manifest:
+        inputs.count_everything("the repository holds a Julia package, which the build compiles")
+    conda = snapshot.resolved(_within(folder, "environment.yml"))
+    if conda is not None and any(reference.role in _LOCAL for reference in conda_references(inputs, conda[0])):
+        inputs.count_everything("environment.yml installs code of the repository")
+
+
+def conda_references(inputs: Inputs, path: str) -> tuple[Reference, ...]:
+    """Read what the pip sections of an `environment.yml` refer to; everything counts where they are not understood."""
+    declaration = inputs.declaration(path, Rule.CONDA)
+    if declaration is None:
+        inputs.count_everything(f"{path} is not understood")
+        return ()
     try:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of what it imports
-            from repo2docker.app import Repo2Docker  # noqa: PLC0415 - heavy, and only these stacks need it
-            from repo2docker.buildpacks import base as package  # noqa: PLC0415 - as above
-    except ImportError as error:
-        raise BuildFailedError(
-            "What this commit declares is built by repo2docker, which is not installed where the build runs: "
-            "install slipway-spawner[builder-repo2docker]."
-        ) from error
-    application = Repo2Docker()
-    with contextlib.chdir(staged):  # its buildpacks read the working directory
-        pack = _chosen(application, base or str(application.base_image))
-        pack.platform = platform
-        try:
-            text = str(pack.render(dict(ARGUMENTS)))
-            for source in sorted(pack.get_build_script_files()):
-                name, path = pack.generate_build_context_filename(source)
-                (context / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, context / name)
-                shutil.copymode(path, context / name)
-        except (OSError, RuntimeError) as error:  # it looks up which releases of R and Julia there are
-            raise UnavailableError(f"repo2docker could not look up what it needs: {capped(str(error))}") from error
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ProjectError(f"repo2docker does not understand this commit: {capped(str(error))}.") from error
-    for name in _OWN_FILES:
-        shutil.copy(Path(str(package.HERE)) / name, context / name)
-    shutil.copytree(staged, context / "src", symlinks=True)
-    arguments = {**ARGUMENTS, "REPO_DIR": REPOSITORY}
-    return Assembled(dockerfile=text, context=context, arguments=arguments, buildpack=type(pack).__name__)
+        return requirements.parse("\n".join(_pip_lines(declaration.content))).references
+    except (ValueError, TypeError, AttributeError):
+        inputs.count_everything(f"the pip section of {path} is not understood")
+        return ()
 
 
-def _chosen(application: Any, base: str) -> Any:
-    for kind in application.buildpacks:
-        pack = kind(base) if kind.__name__ != "LegacyBinderDockerBuildPack" else kind()
-        if pack.detect():
-            return pack
-    return application.default_buildpack(base)
+def _pip_lines(content: bytes) -> list[str]:
+    document = yaml.safe_load(content)
+    dependencies = document.get("dependencies") or []
+    pips = [item["pip"] for item in dependencies if isinstance(item, dict) and isinstance(item.get("pip"), list)]
+    return [str(line) for section in pips for line in section]
+
+
+def _within(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -24,10 +24,9 @@ from urllib.parse import quote
 
 import structlog
 
-from builder.detect import PYTHON_RECIPE_VERSIONS
 from builder.environment import this_platform
 from builder.errors import CommitNotFoundError, GitError
-from builder.key import SCHEMES, Key, Kind, NoRecipeError, ProjectError, control_files, environment_keys
+from builder.key import RULES, Key, Kind, NoRecipeError, ProjectError, control_files, environment_keys
 from builder.trees import GitTree
 from spawner.errors import (
     Forbidden,
@@ -268,7 +267,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _schemes() -> list[int]:
-    return [*SCHEMES, *PYTHON_RECIPE_VERSIONS]
+    return list(RULES)
 
 
 def _load(path: Path) -> tuple[EnvironmentKey, ...] | None:

@@ -140,6 +140,34 @@ def test_a_large_commit_costs_no_more_exchanges(world: "World", tmp_path: Path) 
     assert size < 4_000_000
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"Dockerfile": "", ".dockerignore": "data\n"},
+        {"ci/Dockerfile.gpu": "", "ci/Dockerfile.gpu.dockerignore": "data\n",
+         "slipway.toml": '[image]\ndockerfile = "ci/Dockerfile.gpu"\n'},
+    ],
+    ids=["in the root", "elsewhere"],
+)  # fmt: skip
+def test_a_dockerfile_in_a_large_commit_costs_two_exchanges(
+    world: "World", tmp_path: Path, place: dict[str, str]
+) -> None:
+    """The trees, and every file that says what a Dockerfile's build reads: the key is the builder's own."""
+    project = world.standin.add_project(f"ada/dockerfile{len(place)}", owner=world.ada)
+    files = {f"data/{number // 200:03}/{number:05}.csv": f"{number}\n" for number in range(20_000)}
+    files |= {path: text or "FROM python:3.12\nCOPY . /srv\n" for path, text in place.items()}
+    sha = imported(world, project, files | {"requirements.txt": "six\n", "src/a.py": "a"}, tmp_path / "large.git")
+    ada = personal(world.ada.token)
+    known = world.project(project, ada)
+    before = exchanges(world)
+    keys = world.forge(cache=tmp_path / "keys").environment_keys(ada, known, sha)
+    assert exchanges(world) - before == 2
+    assert {key.kind.value: key.key for key in keys} == builders_keys(world, project, sha, tmp_path / "clone")
+    container = next(key for key in keys if key.kind is ImageKind.CONTAINER)
+    assert container.recipe == "dockerfile-2"
+    assert "data" not in [path for path, _, _ in container.inputs]
+
+
 def test_eight_threads_that_want_one_key_ask_git_once(world: "World", tmp_path: Path) -> None:
     """The project's lock makes the first compute and the others read."""
     project = world.standin.add_project("ada/wanted", owner=world.ada)

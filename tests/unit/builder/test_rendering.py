@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from builder import rendering, stacks
+from builder import rendering, repo2docker
 from builder.container import ContainerMaker, Options, recipe_of
 from builder.engines.choosing import EngineName
 from builder.entries import Kind
@@ -159,7 +159,7 @@ def test_other_stacks_are_built_as_repo2docker_says(tmp_path: Path) -> None:
     for folder in (staged, context):
         folder.mkdir()
     (staged / "environment.yml").write_text("dependencies: [python=3.12, numpy]\n")
-    made = stacks.assemble(staged, context, platform="linux/amd64", base=None)
+    made = repo2docker.assemble(staged, context, platform="linux/amd64", base=None)
     assert (made.buildpack, made.arguments["NB_UID"]) == ("CondaBuildPack", "1000")
     assert "environment.yml" in made.dockerfile
     copied = re.findall(r"(?m)^COPY (?:--\S+ )*(\S+) ", made.dockerfile)
