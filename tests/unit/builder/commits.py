@@ -91,8 +91,7 @@ class Repository:
 
     def commit(self, files: Files, *, removed: tuple[str, ...] = ()) -> str:
         """Write files over what is there and commit; the SHA."""
-        for path, content in files.items():
-            self._write(self.path / path, content if isinstance(content, bytes) else content.encode())
+        self.write(files)
         for path in removed:
             (self.path / path).unlink()
         self.git("add", "--all", "--force")
@@ -101,6 +100,11 @@ class Repository:
                 self.git("update-index", "--chmod=+x", path)
         self.git("commit", "--quiet", "--allow-empty", "--message", "A commit.")
         return self.git("rev-parse", "HEAD")
+
+    def write(self, files: Files) -> None:
+        """Write files over what is there, and no more."""
+        for path, content in files.items():
+            self._write(self.path / path, content if isinstance(content, bytes) else content.encode())
 
     def tree(self, sha: str) -> GitTree:
         """Open a commit."""

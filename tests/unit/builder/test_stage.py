@@ -1,7 +1,7 @@
 """Staging: the folder that an engine sees.
 
 Covered: exactly the inputs and no more, canonical forms, attributes as `git archive` applies them, links, modes, all of
-a repository, and what is refused. Left out: which files are inputs (test_key).
+a repository, and what is refused; a Dockerfile's context. Left out: which files are inputs (test_key).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from builder.entries import Kind
 from builder.errors import BuildFailedError
 from builder.key import environment_key
-from builder.stage import stage
+from builder.stage import stage, stage_context
 from tests.unit.builder.commits import EXECUTABLE, LINK, Files, Repository
 
 if TYPE_CHECKING:
@@ -128,3 +129,92 @@ def test_a_git_that_does_not_end_fails_the_build(
         monkeypatch.setenv("PATH", f"{hanging}:/usr/bin:/bin")
         with pytest.raises(BuildFailedError, match="did not write out"):
             stage(source, key, tmp_path / "out")
+
+
+def _context(repository: Repository, sha: str, folder: Path) -> tuple[bytes, dict[str, bytes | None]]:
+    """Stage a Dockerfile; its bytes, and the context's files by path (None: a folder)."""
+    folder.mkdir()
+    with repository.tree(sha) as source:
+        key = environment_key(source.tree, source.read, kind=Kind.CONTAINER)
+        staged = stage_context(source, key, folder)
+    found = {str(path.relative_to(staged.context)): path for path in staged.context.rglob("*")}
+    return staged.dockerfile.read_bytes(), {
+        name: path.read_bytes() if path.is_file() else None for name, path in found.items()
+    }
+
+
+DOCKERFILE = "# why\nFROM scratch\nCOPY . /x\n"
+
+
+def test_a_context_holds_what_the_rules_leave(repository: Repository, tmp_path: Path) -> None:
+    """Ignored files are not there, an emptied folder is, the Dockerfile lies outside unless it is copied, too."""
+    files = {"Dockerfile": DOCKERFILE, ".dockerignore": "# x\n*.md\ndata/*\nDockerfile\n", "a.py": "a", "b.md": "b",
+             "data/c": "c", "src/d.md": "d"}  # fmt: skip
+    dockerfile, context = _context(repository, repository.commit(files), tmp_path / "one")
+    assert dockerfile == b"FROM scratch\nCOPY . /x\n"
+    assert context == {".dockerignore": files[".dockerignore"].encode(), "a.py": b"a", "data": None, "src": None,
+                       "src/d.md": b"d"}  # fmt: skip
+    sha = repository.commit({".dockerignore": "*.md\n"})
+    dockerfile, context = _context(repository, sha, tmp_path / "two")
+    assert (dockerfile, context["Dockerfile"]) == (DOCKERFILE.encode(), DOCKERFILE.encode())
+
+
+def test_a_context_elsewhere_is_staged_as_its_root(repository: Repository, tmp_path: Path) -> None:
+    """`[image] context` is the folder that an engine is given, and a source outside it is not in it."""
+    sha = repository.commit({
+        "slipway.toml": '[image]\ncontext = "app"\ndockerfile = "ci/Image"\n',
+        "ci/Image": "FROM scratch\nCOPY a b/ /x/\n", "app/a": "a", "app/b/c": "c", "app/d": "d", "a": "other",
+    })  # fmt: skip
+    assert _context(repository, sha, tmp_path / "stage") == (
+        b"FROM scratch\nCOPY a b/ /x/\n", {"a": b"a", "b": None, "b/c": b"c"},
+    )  # fmt: skip
+
+
+def test_a_dockerfile_that_copies_nothing_has_an_empty_context(repository: Repository, tmp_path: Path) -> None:
+    """Without a source there is no file for an engine to read."""
+    sha = repository.commit({"Dockerfile": "FROM scratch\n", "a": "a"})
+    assert _context(repository, sha, tmp_path / "stage") == (b"FROM scratch\n", {})
+
+
+def test_a_large_context_is_staged_at_once(repository: Repository, tmp_path: Path) -> None:
+    """Thousands of single files among others are written by one run of Git, and only they."""
+    files = {f"data/{number}.{'csv' if number % 2 else 'md'}": "" for number in range(5000)}
+    sha = repository.commit({**files, "Dockerfile": DOCKERFILE, ".dockerignore": "**/*.md\n", "src/a.py": "a"})
+    _, context = _context(repository, sha, tmp_path / "stage")
+    assert len([name for name in context if name.endswith(".csv")]) == 2500
+    assert not [name for name in context if name.endswith(".md")]
+
+
+REFUSED_CONTEXTS: list[tuple[str, Files, str]] = [
+    ("an LFS pointer, deep", {"Dockerfile": DOCKERFILE, "data/big.bin": POINTER}, "data/big.bin is kept in Git LFS"),
+    ("a link outside", {"Dockerfile": DOCKERFILE, "a": f"{LINK}/etc/passwd"}, "outside of"),
+]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"), [row[1:] for row in REFUSED_CONTEXTS], ids=[row[0] for row in REFUSED_CONTEXTS]
+)
+def test_what_cannot_be_in_a_context_is_refused_by_name(
+    files: Files, said: str, repository: Repository, tmp_path: Path
+) -> None:
+    """A file that Git has only a pointer to, or a link out of the repository, ends the build in words."""
+    sha = repository.commit(files)
+    with pytest.raises(BuildFailedError, match=said):
+        _context(repository, sha, tmp_path / "stage")
+
+
+def test_a_submodule_that_is_copied_is_refused_by_name(repository: Repository, tmp_path: Path) -> None:
+    """A source in a submodule is not in this repository, and the refusal says what to do."""
+    repository.commit({"Dockerfile": "FROM scratch\nCOPY sub/a /x\n"})
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub")
+    repository.git("commit", "--quiet", "--message", "A submodule.")
+    with pytest.raises(BuildFailedError, match="sub, a submodule"):
+        _context(repository, repository.git("rev-parse", "HEAD"), tmp_path / "stage")
+
+
+def test_a_dockerfiles_key_is_never_staged_as_files(repository: Repository, tmp_path: Path) -> None:
+    """Written as its inputs lie in the commit, a context would lack its ignore rules: that is refused."""
+    with repository.tree(repository.commit({"Dockerfile": DOCKERFILE})) as source:
+        key = environment_key(source.tree, source.read, kind=Kind.CONTAINER)
+        with pytest.raises(BuildFailedError, match="context"):
+            stage(source, key, tmp_path)
