@@ -48,7 +48,7 @@ from spawner.ports import (
 )
 from spawner.runtimes import default_environment
 from spawner.runtimes.doors import HTTPDoors
-from spawner.runtimes.standalone import StandaloneRoutes
+from spawner.runtimes.routes import PortRoutes
 from spawner.services import Services
 from spawner.sessions import options
 from spawner.sessions.access import Access
@@ -318,7 +318,7 @@ def _runtimes(settings: Settings, registry: Registry) -> Mapping[str, Runtime]:
 
 def _routes(started: Mapping[str, Runtime]) -> Mapping[str, Routes]:
     # Every runtime of today is reached at its own port; behind a gateway, a runtime's routes will be the gateway's.
-    return dict.fromkeys(started, StandaloneRoutes())
+    return dict.fromkeys(started, PortRoutes())
 
 
 def _dispatcher(settings: Settings) -> RunningDispatcher:

@@ -21,10 +21,9 @@ from spawner.runtimes.standalone.installing import Installer
 from spawner.runtimes.standalone.interpreters import Interpreters
 from spawner.runtimes.standalone.people import People
 from spawner.runtimes.standalone.records import Records
-from spawner.runtimes.standalone.routes import StandaloneRoutes
 from spawner.runtimes.standalone.runtime import StandaloneRuntime
 
-__all__ = ["StandaloneRoutes", "StandaloneRuntime", "create"]
+__all__ = ["StandaloneRuntime", "create"]
 
 _GIBIBYTE = 1 << 30
 _ELSEWHERE = Path("/var/lib/slipway")  # where root keeps what other users must reach

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spawner import agent
-from spawner.agent.plan import CheckoutPlan, Plan
+from spawner.agent.plan import Plan
 from spawner.errors import RuntimeUnavailable, foreign
-from spawner.ports import Checkout, RefKind
 
 _FORK_SECONDS = 10.0
 _BACKLOG = 128
@@ -65,26 +64,6 @@ def run_folder(root: Path) -> Path:
 def inherited(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the few variables of the machine that sessions get; none that could hold a password."""
     return {name: variables[name] for name in _INHERITED if name in variables and "@" not in variables[name]}
-
-
-def checkout_plan(checkout: Checkout, *, budget_seconds: float) -> CheckoutPlan:
-    """Return what Git has to do: the forge's own address as `origin`, led to the relay by `insteadOf`."""
-    relay = checkout.relay_url.removesuffix(".git")
-    prefix = checkout.relay_url.removesuffix(f"{checkout.project}.git")
-    web = [address for address in checkout.replaces if address.startswith(("https://", "http://"))]
-    return CheckoutPlan(
-        origin_url=f"{web[0]}.git" if web else checkout.relay_url,
-        relay_prefix=prefix,
-        # Git compares beginnings: the bare path would take every project whose path begins with it to the relay.
-        rewrites=tuple((f"{relay}{end}", f"{address}{end}") for address in checkout.replaces for end in (".git", "/")),
-        branch=checkout.branch,
-        is_tag=checkout.ref_kind is RefKind.TAG,
-        sha=checkout.sha,
-        author_name=checkout.author_name,
-        author_email=checkout.author_email,
-        fetch_lfs=checkout.fetch_lfs,
-        budget_seconds=budget_seconds,
-    )
 
 
 def launch(plan: Plan, descriptors: Sequence[int], variables: Mapping[str, str]) -> int:

@@ -12,7 +12,6 @@ Must not know: how a process is started or ended.
     last.json      by the agent: its last word
 """
 
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,14 +22,9 @@ from typing import Any
 from spawner.agent.files import read_json, write_json
 from spawner.agent.processes import ProcessIdentity
 from spawner.errors import LaunchRefused
+from spawner.runtimes.planning import is_name
 
 KEPT_SECONDS = 8 * 24 * 3600.0  # a day longer than a stopped session's folder
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
-
-
-def is_name(text: str) -> bool:
-    """Say whether a text can be one folder's name and nothing more."""
-    return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

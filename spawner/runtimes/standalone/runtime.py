@@ -37,10 +37,11 @@ from spawner.ports import (
     Workload,
     WorkloadImage,
 )
+from spawner.runtimes.planning import checkout_plan, folder_name, is_name
 from spawner.runtimes.standalone import images, launching, locks
 from spawner.runtimes.standalone.environments import Environments, Installed
 from spawner.runtimes.standalone.people import People
-from spawner.runtimes.standalone.records import Record, Records, is_name
+from spawner.runtimes.standalone.records import Record, Records
 
 NAME = "standalone"
 CONTAINERS = ("git-clone", "environment", "jupyter-server")  # in the order they speak
@@ -193,7 +194,7 @@ class StandaloneRuntime:
             record_path=str(record.folder),
             workspace_path=str(workspace),
             run_path=str(launching.run_folder(self.root)),
-            checkout_name=_folder_name(workload.checkout.project),
+            checkout_name=folder_name(workload.checkout.project),
             person=person,
             listen_host=self.listen_host,
             port=port.number,
@@ -209,7 +210,7 @@ class StandaloneRuntime:
                 uv=str(self.uv),
                 project=installed.project,
             ),
-            checkout=launching.checkout_plan(workload.checkout, budget_seconds=self.start_budget_seconds),
+            checkout=checkout_plan(workload.checkout, budget_seconds=self.start_budget_seconds),
             variables={**launching.inherited(self.variables), **workload.environment},
             report_url=workload.report_url,
             credential=workload.credential,
@@ -408,8 +409,3 @@ def _remove(folder: Path) -> None:
                 if not each.is_symlink():
                     each.chmod(0o700)
     shutil.rmtree(folder)
-
-
-def _folder_name(project: str) -> str:
-    name = project.rpartition("/")[2]
-    return name if is_name(name) else "project"

@@ -16,7 +16,8 @@ import pytest
 from spawner.agent import memory, processes
 from spawner.names import CommitSha, SessionName
 from spawner.ports import Health, RefKind, Resources, State
-from spawner.runtimes.standalone import StandaloneRoutes, StandaloneRuntime, create
+from spawner.runtimes.routes import PortRoutes
+from spawner.runtimes.standalone import StandaloneRuntime, create
 from tests.contract.runtime.conftest import Bench
 from tests.contract.runtime.door import Kernel, ask, hidden_fields, program_headers
 from tests.contract.runtime.looking import until
@@ -40,12 +41,12 @@ def opened(
 def test_the_address_has_a_name_of_its_own(opened: tuple[Bench, State]) -> None:
     """People get the session's own origin, programs loopback, both at the port of the state."""
     _, state = opened
-    address = StandaloneRoutes().address(SessionName("alice-shared-1"), state)
+    address = PortRoutes().address(SessionName("alice-shared-1"), state)
 
     assert address is not None
     assert address.people_url == f"http://alice-shared-1.localhost:{state['port']}/"
     assert address.programs_url == f"http://127.0.0.1:{state['port']}/"
-    assert StandaloneRoutes().address(SessionName("alice-shared-1"), {**state, "port": None}) is None
+    assert PortRoutes().address(SessionName("alice-shared-1"), {**state, "port": None}) is None
 
 
 def test_a_person_enters_by_post_only(opened: tuple[Bench, State]) -> None:

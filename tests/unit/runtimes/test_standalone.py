@@ -17,10 +17,12 @@ from spawner.errors import LaunchRefused, Misconfigured
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId
 from spawner.ports import Address, Checkout, ImageKind, RefKind, Registry, WorkloadImage
 from spawner.runtimes import default_environment, factory, names
-from spawner.runtimes.standalone import StandaloneRoutes, create, images
-from spawner.runtimes.standalone.launching import checkout_plan, inherited, run_folder
+from spawner.runtimes.planning import checkout_plan, is_name
+from spawner.runtimes.routes import PortRoutes
+from spawner.runtimes.standalone import create, images
+from spawner.runtimes.standalone.launching import inherited, run_folder
 from spawner.runtimes.standalone.people import People, id_range
-from spawner.runtimes.standalone.records import Records, is_name
+from spawner.runtimes.standalone.records import Records
 
 
 def test_the_runtime_is_found_by_its_name() -> None:
@@ -140,7 +142,7 @@ def test_git_leads_nothing_else_to_the_relay(tmp_path: Path, address: str, *, is
 def test_addresses_follow_from_the_state(state: dict[str, object], people_url: str, programs_url: str) -> None:
     """Where a session answers is read from its saved state alone."""
     whole = {"port": 81, "public_host": "a.localhost", **state}
-    address = StandaloneRoutes().address(SessionName("a"), whole)
+    address = PortRoutes().address(SessionName("a"), whole)
 
     assert address == Address(people_url=people_url, programs_url=programs_url, open_path="slipway/open")
 

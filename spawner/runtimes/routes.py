@@ -1,8 +1,8 @@
-"""Where a standalone session answers, read from its saved state.
+"""Where a session answers that is reached at a port of this machine, read from its saved state.
 
 For: the service, whose `Routes` this is; programs and people get the same server under two names.
-Promises: pure; None until a port is known.
-Must not know: processes, files.
+Promises: pure; None until a port is known. It reads "port", "public_host" and "listen_host".
+Must not know: processes, containers, files.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ OPEN_PATH = "slipway/open"  # the path that `spawner/agent/inside/settings.py` s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StandaloneRoutes:
+class PortRoutes:
     """Routes straight to ports: a name of its own for browsers, loopback for programs."""
 
     def address(self, session: SessionName, state: State) -> Address | None:  # noqa: ARG002 - the state names it
