@@ -429,6 +429,14 @@ class RegistryImage:
         return f"{self.name}@{self.digest}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """What is told to somebody who fetches from a registry on a person's behalf; never printed, never logged."""
+
+    username: str
+    password: str = field(repr=False)
+
+
 class Registry(Protocol):
     """An OCI registry. "Cannot be asked" raises RegistryUnavailable and is never "does not exist"."""
 
@@ -448,6 +456,10 @@ class Registry(Protocol):
         self, reference: str, digest: str, target: Path, *, largest_bytes: int, credential: Credential | None
     ) -> None:
         """Write one verified blob of an image to a new file; raises ImageUnavailable when gone or too large."""
+        ...
+
+    def login(self, reference: str, credential: Credential | None) -> Login | None:
+        """Return what a container runtime may be told to pull an image with; None: it asks as nobody."""
         ...
 
 

@@ -1,6 +1,6 @@
 """`python -m spawner.agent <plan.json>`: the entry, and what a process does once for all.
 
-For: the standalone runtime, which starts it detached.
+For: the standalone runtime, which starts it detached; the docker runtime, whose containers it is the first process of.
 Promises: leads a session of its own, adopts orphans, sees (as root, where allowed) no process list but shows the
 session only its own; the plan is gone from the disk before anything of the session runs.
 Must not know: more than the plan.
@@ -38,12 +38,14 @@ def main() -> None:
     if plan.person is not None:
         _hide_foreign_processes()
     try:
-        Supervisor(plan).run()
+        exit_code = Supervisor(plan).run()
     except Exception as failure:
         last = {"message": f"The session's agent failed: {type(failure).__name__}.", "exit_code": 1}
         write_json(plan.record / "last.json", {**last, "is_out_of_memory": False})
         processes.end_all(os.getpid(), within_seconds=5.0)
         raise
+    if plan.image is not None:  # a container's exit code is its session's
+        sys.exit(exit_code)
 
 
 def _hide_foreign_processes() -> None:

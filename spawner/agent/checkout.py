@@ -19,6 +19,7 @@ SCRIPT = r"""
 set -eu
 done_mark="$SLIPWAY_PRIVATE/checkout-done"
 cd "$SLIPWAY_CHECKOUT"
+command -v git >/dev/null || { echo "there is no Git here."; exit 11; }
 if [ -e "$done_mark" ] && [ -e .git ]; then exit 10; fi
 rm -rf .git  # half done: a Git that was killed leaves locks behind
 git init -q --template= .

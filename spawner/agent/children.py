@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spawner.agent.output import BoundedLog
+from spawner.agent.output import Log
 from spawner.agent.person import started_as
 from spawner.agent.plan import Person
 
@@ -29,7 +29,7 @@ class Child:
 
     name: str
     process: subprocess.Popen[bytes]
-    log: BoundedLog
+    log: Log
     last_line: bytes = field(default=b"")
 
 
@@ -54,7 +54,7 @@ class Children:
         environment: Mapping[str, str],
         folder: Path,
         person: Person | None,
-        log: BoundedLog,
+        log: Log,
         descriptors: Iterable[int] = (),
     ) -> Child:
         """Start a child whose output goes to `log`."""

@@ -23,20 +23,21 @@ _MOUNT = Path("/sys/fs/cgroup")
 class MemoryLimit:
     """A limit in bytes for one workload; zero means none."""
 
-    def __init__(self, name: str, limit_bytes: int) -> None:
+    def __init__(self, name: str, limit_bytes: int, *, group: Path | None = None) -> None:
         self._limit_bytes = limit_bytes
-        self._group = _make_group(name, limit_bytes)
+        self._group = group or _make_group(name, limit_bytes)
         self._is_exceeded = False
 
     def apply(self, pid: int) -> None:
         """Put a process, and all it will start, under the limit."""
+        if not self._limit_bytes:
+            return
         if self._group is not None:
             with suppress(OSError):
                 (self._group / "cgroup.procs").write_text(str(pid), encoding="ascii")
                 return
-        if self._limit_bytes:
-            with suppress(OSError, ValueError):
-                resource.prlimit(pid, resource.RLIMIT_DATA, (self._limit_bytes, self._limit_bytes))
+        with suppress(OSError, ValueError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (self._limit_bytes, self._limit_bytes))
 
     @property
     def must_be_watched(self) -> bool:
@@ -63,7 +64,7 @@ class MemoryLimit:
 
     def close(self) -> None:
         """Remove the control group, once it is empty."""
-        if self._group is not None:
+        if self._group is not None and self._limit_bytes:
             with suppress(OSError):
                 self._group.rmdir()
 
@@ -86,6 +87,12 @@ def forget(name: str) -> None:
 
 def _group_name(name: str) -> str:
     return f"slipway-{name}"
+
+
+def container_group() -> Path:
+    """Return the group of the container around this process, whose limit others have set: for `was_exceeded` alone."""
+    older = _MOUNT / "memory"
+    return older if older.is_dir() else _MOUNT
 
 
 def _make_group(name: str, limit_bytes: int) -> Path | None:

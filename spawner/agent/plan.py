@@ -55,8 +55,25 @@ class EnvironmentPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePlan:
+    """The container image around the agent: what is in it stays as it is, the agent only adds.
+
+    The image's own `entrypoint` starts the server. The spawner answers at `spawner_socket`, which the agent opens
+    to the session's programs at `spawner_port` of the container's loopback.
+    """
+
+    entrypoint: tuple[str, ...]
+    spawner_socket: str
+    spawner_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One session of one generation. Paths are absolute; descriptors are inherited from the spawner."""
+    """One session of one generation. Paths are absolute; descriptors are inherited from the spawner.
+
+    Either `environment` says what the server runs on, and its port listens already (`listen_descriptor`); or `image`
+    does, and the server opens its port itself.
+    """
 
     instance: str
     workload: str
@@ -69,11 +86,12 @@ class Plan:
     person: Person | None
     listen_host: str
     port: int
-    listen_descriptor: int
+    listen_descriptor: int | None
     lock_descriptors: tuple[int, ...]
     public_host: str
     default_url: str
-    environment: EnvironmentPlan
+    environment: EnvironmentPlan | None
+    image: ImagePlan | None = None
     checkout: CheckoutPlan
     variables: dict[str, str]
     report_url: str
@@ -127,7 +145,9 @@ def load(text: str) -> Plan:
     checkout = value["checkout"]
     checkout["rewrites"] = tuple((str(to), str(origin)) for to, origin in checkout["rewrites"])
     value["checkout"] = CheckoutPlan(**checkout)
-    value["environment"] = EnvironmentPlan(**value["environment"])
+    value["environment"] = None if value["environment"] is None else EnvironmentPlan(**value["environment"])
+    image = value.get("image")
+    value["image"] = None if image is None else ImagePlan(**{**image, "entrypoint": tuple(image["entrypoint"])})
     value["person"] = None if value["person"] is None else Person(**value["person"])
     value["lock_descriptors"] = tuple(value["lock_descriptors"])
     return Plan(**value)

@@ -9,12 +9,13 @@ Must not know: Git's protocol, Jupyter's options (they stand in `inside/`), the 
 
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from spawner.agent.checkout import git_configuration
 from spawner.agent.files import write_json, write_whole
-from spawner.agent.plan import MARKER, Plan
+from spawner.agent.plan import MARKER, EnvironmentPlan, Plan
 
 _INSIDE = Path(__file__).parent / "inside"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -45,7 +46,7 @@ def prepare(plan: Plan) -> bool:
         write_whole(plan.private / name, (_INSIDE / name.replace("-", "_")).with_suffix(".py").read_text("utf-8"))
     write_whole(defaults, (_INSIDE / "defaults.json").read_text("utf-8"))
     write_json(plan.private / "session.json", _settings(plan))
-    return _thin_environment(plan)
+    return plan.environment is not None and _thin_environment(plan, plan.environment)
 
 
 def forget_secrets(plan: Plan) -> None:
@@ -57,29 +58,53 @@ def forget_secrets(plan: Plan) -> None:
 
 def variables(plan: Plan) -> dict[str, str]:
     """Return the environment of everything that runs in the session; nothing in it is secret."""
-    own, shared = plan.own_environment, plan.environment
+    name, _, value = plan.marker.partition("=")
+    given = os.environ if plan.image is not None else {}
+    around = {
+        "LANG": "C.UTF-8",
+        "SHELL": _shell(),
+        "USER": "session",
+        "LOGNAME": "session",
+        **given,
+        **plan.variables,
+    }
+    below = _image_variables(plan, around) if plan.environment is None else _shared_variables(plan, plan.environment)
+    return {
+        **around,
+        "TMPDIR": str(plan.private / "tmp"),
+        "GIT_CONFIG_SYSTEM": str(plan.private / "gitconfig"),
+        "GIT_TERMINAL_PROMPT": "0",
+        "JUPYTER_RUNTIME_DIR": str(plan.run),
+        **below,
+        name: value,
+    }
+
+
+def _shared_variables(plan: Plan, shared: EnvironmentPlan) -> dict[str, str]:
+    own = plan.own_environment
     folders = [f"{own}/bin", f"{shared.path}/bin"]
     if shared.uv is not None:
         folders.append(str(Path(shared.uv).parent))
-    name, _, value = plan.marker.partition("=")
     return {
-        "LANG": "C.UTF-8",
-        "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
-        "USER": "session",
-        "LOGNAME": "session",
-        **plan.variables,
         "PATH": ":".join([*folders, _SYSTEM_PATH]),
         "HOME": str(plan.home),
-        "TMPDIR": str(plan.private / "tmp"),
         "VIRTUAL_ENV": str(own),
-        "GIT_CONFIG_SYSTEM": str(plan.private / "gitconfig"),
-        "GIT_TERMINAL_PROMPT": "0",
         "JUPYTER_PATH": f"{shared.path}/share/jupyter",
         "JUPYTER_CONFIG_PATH": f"{plan.private}:{shared.path}/etc/jupyter",
-        "JUPYTER_RUNTIME_DIR": str(plan.run),
         "JUPYTERLAB_DIR": f"{shared.path}/share/jupyter/lab",
-        name: value,
     }
+
+
+def _image_variables(plan: Plan, around: Mapping[str, str]) -> dict[str, str]:
+    """Keep what the image says; its home is the person's too, where they can write in it."""
+    home = around.get("HOME", "")
+    is_ours = Path(home).is_absolute() and os.access(home, os.W_OK | os.X_OK)
+    paths = [str(plan.private), *filter(None, [around.get("JUPYTER_CONFIG_PATH")])]
+    return {"HOME": home if is_ours else str(plan.home), "JUPYTER_CONFIG_PATH": ":".join(paths)}
+
+
+def _shell() -> str:
+    return "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
 
 
 def _settings(plan: Plan) -> dict[str, str | int]:
@@ -93,12 +118,12 @@ def _settings(plan: Plan) -> dict[str, str | int]:
         "report_url": plan.report_url,
         "credential": plan.credential,
         "token": secrets.token_urlsafe(32),
-        "shell": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
+        "shell": _shell(),
     }
 
 
-def _thin_environment(plan: Plan) -> bool:
-    own, shared = plan.own_environment, plan.environment
+def _thin_environment(plan: Plan, shared: EnvironmentPlan) -> bool:
+    own = plan.own_environment
     configuration = (
         f"home = {Path(shared.python).parent}\n"
         "include-system-site-packages = false\n"
@@ -118,14 +143,14 @@ def _thin_environment(plan: Plan) -> bool:
             (own / "bin" / name).symlink_to(target)
     # `addsitedir`, not a bare path, so that the `.pth` files of the shared environment count too.
     write_whole(site_packages / "_slipway.pth", f"import site; site.addsitedir({shared.site_packages!r})\n")
-    _pip(plan, own / "bin")
+    _pip(shared, own / "bin")
     write_whole(written, configuration)
     return is_put_aside
 
 
-def _pip(plan: Plan, folder: Path) -> None:
+def _pip(shared: EnvironmentPlan, folder: Path) -> None:
     """Write `pip`, which installs into the session's own environment whatever the shared one holds."""
-    has_pip = (Path(plan.environment.site_packages) / "pip").is_dir()
+    has_pip = (Path(shared.site_packages) / "pip").is_dir()
     command = '"${0%/*}/python" -m pip' if has_pip else "uv pip"
     for name in ("pip", "pip3"):
         if not (folder / name).exists():

@@ -1,11 +1,12 @@
 """One session's life, from its folders to its last word.
 
 For: `python -m spawner.agent`; the order of steps, what is reported when, and the end of everything.
-Promises: the server starts to load while Git works, and serves only when the repository is there; whatever ends
-first, everything ends; `last.json` is written before anyone is told.
+Promises: the server serves only when the repository is there, and loads while Git works where its port listens
+already; whatever ends first, everything ends; `last.json` is written before anyone is told.
 Must not know: HTTP paths of the spawner, Jupyter's options, how a plan comes about.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -18,11 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spawner.agent import checkout, prepare, processes
+from spawner.agent import checkout, prepare, processes, server
 from spawner.agent.children import Child, Children
 from spawner.agent.files import read_json, write_json
-from spawner.agent.memory import MemoryLimit
-from spawner.agent.output import BoundedLog
+from spawner.agent.memory import MemoryLimit, container_group
+from spawner.agent.output import LAST_WORD, BoundedLog, Log, PrintedLog
 from spawner.agent.person import acting_as
 from spawner.agent.plan import Plan
 from spawner.agent.usage import Usage
@@ -44,11 +45,9 @@ class Supervisor:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._children = Children()
-        self._logs = {
-            name: BoundedLog(plan.record / "logs" / f"{name}.log")
-            for name in ("environment", "git-clone", "jupyter-server")
-        }
-        self._memory = MemoryLimit(plan.workload, plan.memory_bytes)
+        self._logs = {name: self._log(name) for name in ("environment", "git-clone", "jupyter-server")}
+        group = None if plan.image is None else container_group()
+        self._memory = MemoryLimit(plan.workload, plan.memory_bytes, group=group)
         self._usage = Usage(os.getpid())
         self._measure_at: float | None = None
         self._variables: dict[str, str] = {}
@@ -76,47 +75,55 @@ class Supervisor:
             common={"workload": self._plan.workload, "generation": self._plan.generation, "port": self._plan.port},
         )
 
-    def run(self) -> None:
-        """Prepare, start, watch and end the session."""
+    def _log(self, name: str) -> Log:
+        """Return a container's log: a file of the record, or the output that a container's keeper reads."""
+        if self._plan.image is not None:
+            return PrintedLog(name)
+        return BoundedLog(self._plan.record / "logs" / f"{name}.log")
+
+    def run(self) -> int:
+        """Prepare, start, watch and end the session; return its exit code."""
         self._say_status("starting")
         if (self._plan.record / "stop.json").exists():  # asked for before there was anyone to signal
-            self._finish({"message": "Stopped.", "exit_code": 0, "is_out_of_memory": False})
-            return
+            return self._finish({"message": "Stopped.", "exit_code": 0, "is_out_of_memory": False})
         prepare.make_run_folder(self._plan)
         with acting_as(self._plan.person):
             is_put_aside = prepare.prepare(self._plan)
         if is_put_aside:
             self._logs["environment"].say("This image has another Python: what pip had installed was put aside.")
         self._variables = prepare.variables(self._plan)
-        self._start_server()
+        if self._plan.image is None:
+            self._start_server()
+        else:
+            from spawner.agent.passage import open_passage  # noqa: PLC0415 - as the reporter
+
+            open_passage(self._plan.image.spawner_port, self._plan.image.spawner_socket)
         self._start_checkout()
         while self._end is None:
             for child in self._children.wait(self._pause_seconds()):
                 self._on_end_of(child)
             self._look_at_clock()
-        self._finish(self._end)
+        return self._finish(self._end)
 
     # ------------------------------------------------------------ steps
 
     def _start_server(self) -> None:
-        word, self._go = os.pipe()
-        plan = self._plan
+        plan, descriptors, told = self._plan, [], {}
+        if plan.listen_descriptor is not None:
+            word, self._go = os.pipe()
+            descriptors = [plan.listen_descriptor, word]
+            told = {"SLIPWAY_AGENT": os.getpid(), "SLIPWAY_LISTEN": plan.listen_descriptor, "SLIPWAY_GO": word}
         self._server = self._children.start(
             "jupyter-server",
-            [str(plan.own_environment / "bin" / "python"), str(plan.private / "jupyter-lab")],
-            environment={
-                **self._variables,
-                "SLIPWAY_AGENT": str(os.getpid()),
-                "SLIPWAY_LISTEN": str(plan.listen_descriptor),
-                "SLIPWAY_GO": str(word),
-            },
+            server.command(plan),
+            environment={**self._variables, **{name: str(value) for name, value in told.items()}},
             folder=plan.checkout_path,
             person=plan.person,
             log=self._logs["jupyter-server"],
-            descriptors=(plan.listen_descriptor, word),
+            descriptors=descriptors,
         )
-        os.close(word)
-        os.close(plan.listen_descriptor)  # the port is the server's: it is free when the server is gone
+        for descriptor in descriptors:
+            os.close(descriptor)  # the port is the server's: it is free when the server is gone
         self._memory.apply(self._server.process.pid)
 
     def _start_checkout(self) -> None:
@@ -153,7 +160,8 @@ class Supervisor:
         self._ends(f"Git could not check out {self._plan.checkout.sha[:7]}: {last[:200]}", exit_code=1)
 
     def _start_project(self) -> None:
-        uv, project = self._plan.environment.uv, self._plan.environment.project
+        environment = self._plan.environment
+        uv, project = (None, None) if environment is None else (environment.uv, environment.project)
         if uv is None or project is None:
             self._serve()
             return
@@ -179,6 +187,8 @@ class Supervisor:
 
     def _serve(self) -> None:
         self._step("Starting JupyterLab")
+        if self._server is None:
+            self._start_server()
         if self._go is not None:
             with suppress(BrokenPipeError):
                 os.write(self._go, b"g")
@@ -287,7 +297,7 @@ class Supervisor:
         if self._end is None:
             self._end = {"message": message, "exit_code": exit_code, "is_out_of_memory": is_out_of_memory}
 
-    def _finish(self, end: dict[str, Any]) -> None:
+    def _finish(self, end: dict[str, Any]) -> int:
         self._probe_stop.set()
         is_clean = processes.end_all(os.getpid(), within_seconds=_KILL_SECONDS)
         self._children.wait(0)
@@ -296,11 +306,14 @@ class Supervisor:
             prepare.forget_secrets(self._plan)
         shutil.rmtree(self._plan.run, ignore_errors=True)
         self._logs["jupyter-server"].say(end["message"])
+        if self._plan.image is not None:
+            self._log(LAST_WORD).say(json.dumps(end))
         write_json(self._plan.record / "last.json", {**end, "is_clean": is_clean, "ended_at_seconds": time.time()})
         self._reporter.tell(
             "exited", end["message"], exit_code=end["exit_code"], is_out_of_memory=end["is_out_of_memory"]
         )
         self._reporter.close(within_seconds=_LAST_WORD_SECONDS)
+        return int(end["exit_code"])
 
 
 def write_identity(record: Path) -> None:

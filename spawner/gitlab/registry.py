@@ -32,10 +32,11 @@ from spawner.errors import (
 )
 from spawner.gitlab import shapes
 from spawner.gitlab.transport import Transport
-from spawner.ports import Credential, CredentialKind, RegistryImage
+from spawner.ports import Credential, CredentialKind, Login, RegistryImage
 
 _MOST_IDLE = 64
 _RETRY_SECONDS = 5.0
+_USERNAME = "oauth2"  # GitLab looks at the token alone; this one is right for each kind
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _REFERENCE = re.compile(
     r"(?P<name>(?P<host>[A-Za-z0-9.-]+(?::[0-9]{1,5})?)/(?P<repository>[a-z0-9]+(?:(?:\.|_{1,2}|-+|/)[a-z0-9]+)*))"
@@ -143,6 +144,14 @@ class GitLabRegistry:
         except _NotAskedError as error:
             raise _gone(reference) from error
 
+    def login(self, reference: str, credential: Credential | None) -> Login | None:
+        """Return what a container runtime may be told: the person's token for GitLab's own registry, else nothing."""
+        parsed = _parsed(reference)
+        is_ours = self._hosts.is_ours(parsed["host"]) or self._is_named_by_gitlab(parsed, credential)
+        if not is_ours or credential is None or credential.kind is CredentialKind.NONE:
+            return None
+        return Login(username=credential.username or _USERNAME, password=credential.token)
+
     def _labels(self, client: RegistryClient, repository: str, manifest: Manifest) -> Mapping[str, str] | None:
         try:
             return client.labels(repository, manifest)
@@ -190,7 +199,7 @@ class GitLabRegistry:
     def _made(self, host: str, credential: Credential | None) -> RegistryClient:
         found = None
         if credential is not None and credential.kind is not CredentialKind.NONE:
-            found = Credentials(username=credential.username or "oauth2", password=credential.token)
+            found = Credentials(username=credential.username or _USERNAME, password=credential.token)
         return RegistryClient(
             _DOCKER_HUB.get(host, host),
             credentials=lambda: found,

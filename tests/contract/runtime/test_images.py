@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from builder import environment as format_
 from builder.tags import Label
 from spawner.errors import ImageUnavailable, LaunchRefused
-from spawner.ports import Credential, Health, ImageKind, RegistryImage, WorkloadImage
+from spawner.ports import Credential, Health, ImageKind, Login, RegistryImage, WorkloadImage
 from spawner.runtimes import default_environment
 from spawner.runtimes.standalone import StandaloneRuntime
 from tests.contract.runtime.conftest import Bench
@@ -55,6 +55,10 @@ class Shelf:
         if reference.partition("@")[2] != self.packed.digest:
             raise ImageUnavailable(f"{reference} is gone.")
         return self.packed.manifest
+
+    def login(self, reference: str, credential: Credential | None) -> Login | None:
+        """Know nobody."""
+        raise NotImplementedError(reference, credential)
 
     def save_blob(
         self, reference: str, digest: str, target: Path, *, largest_bytes: int, credential: Credential | None

@@ -42,6 +42,7 @@ from spawner.ports import (
     GitRequest,
     Health,
     ImageKind,
+    Login,
     JobStatus,
     LogLine,
     MergeRequest,
@@ -261,6 +262,10 @@ class WorldRegistry:
 
     def manifest(self, reference: str, credential: Credential | None) -> bytes:
         raise NotImplementedError
+
+    def login(self, reference: str, credential: Credential | None) -> Login | None:
+        """Know nobody."""
+        raise NotImplementedError(reference, credential)
 
     def save_blob(
         self, reference: str, digest: str, target: Path, *, largest_bytes: int, credential: Credential | None
