@@ -14,13 +14,35 @@ from pathlib import Path
 import pytest
 
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
-from spawner.ports import Checkout, Health, Observation, RefKind, Registry, Resources, Runtime, State, Workload
+from spawner.ports import (
+    Checkout,
+    Credential,
+    CredentialKind,
+    Health,
+    ImageKind,
+    Login,
+    Observation,
+    RefKind,
+    Registry,
+    Resources,
+    Runtime,
+    State,
+    Workload,
+    WorkloadImage,
+)
+from spawner.runtimes.docker import create as make_docker
+from spawner.runtimes.docker import spawner_socket
+from spawner.runtimes.docker.runtime import DockerRuntime
 from spawner.runtimes.standalone import StandaloneRuntime, create
 from spawner.testing.runtime import FakeRuntime
+from tests.containers.daemon import Daemon
+from tests.containers.layout import Image
+from tests.containers.registry import PASSWORDS, Guarded
 from tests.contract.runtime.looking import until
 from tests.contract.runtime.places import Place, make_repository
 
-RUNTIMES = ("fake", "standalone")
+RUNTIMES = ("fake", "standalone", "docker")
+ADMITTING = ("fake", "standalone")  # those that cannot always keep people apart
 _CREDENTIAL = "session-credential-canary-5b1f"
 
 
@@ -31,6 +53,7 @@ class Bench:
     runtime: Runtime
     place: Place
     commits: list[CommitSha]
+    image: WorkloadImage | None = None
 
     def workload(self, name: str, **changes: object) -> Workload:
         """Make a workload; `changes` replace its fields."""
@@ -41,7 +64,7 @@ class Bench:
             "user_id": UserId("7"),
             "username": "alice",
             "workspace": f"workspace-{name}-{os.urandom(3).hex()}",
-            "image": None,
+            "image": self.image,
             "checkout": self.checkout(),
             "credential": self.place.credential,
             "report_url": self.place.url,
@@ -84,6 +107,15 @@ class Bench:
 
 class _NoRegistry:
     """The default environment needs none."""
+
+
+class _Door:
+    """A registry that is only asked who may pull from it: Ada."""
+
+    def login(self, reference: str, credential: Credential | None) -> Login | None:
+        """Return Ada's password for her token."""
+        del reference
+        return Login(username="ada", password=PASSWORDS["ada"]) if credential is not None else None
 
 
 @pytest.fixture(scope="session")
@@ -138,11 +170,36 @@ def standalone(make_standalone: Callable[..., StandaloneRuntime]) -> StandaloneR
     return make_standalone()
 
 
+@pytest.fixture(scope="session")
+def docker(shared_root: Path, docker_daemon: Daemon, place: Place) -> DockerRuntime:
+    """Make the runtime of a real Docker daemon, which finds the place at its socket."""
+    root = shared_root / "docker"
+    place.listen_at(spawner_socket(root))
+    registry: Registry = _Door()  # type: ignore[assignment] # nothing else of it may be asked
+    return make_docker(root=root, instance="tests", registry=registry, host=docker_daemon.address)
+
+
+@pytest.fixture(scope="session")
+def container_image(notebook_image: Image, container_registry: Guarded) -> WorkloadImage:
+    """Push an image that a session can run to a registry which wants to know who pulls."""
+    client = container_registry.client()
+    digest = notebook_image.push(client, "bases/notebook", "1")
+    client.close()
+    return WorkloadImage(
+        reference=f"{container_registry.address}/bases/notebook@{digest}",
+        digest=digest,
+        kind=ImageKind.CONTAINER,
+        pull_credential=Credential(forge="default", token="adas-token", kind=CredentialKind.OAUTH),
+    )
+
+
 @pytest.fixture(params=RUNTIMES)
 def bench(request: pytest.FixtureRequest, place: Place, repository: tuple[Path, list[CommitSha]]) -> Iterator[Bench]:
     """Yield each runtime in turn, and end what a test left running."""
     runtime: Runtime = request.getfixturevalue(request.param)
-    yield from _tidy(Bench(runtime=runtime, place=place, commits=repository[1]))
+    takes_containers = ImageKind.CONTAINER in runtime.image_kinds
+    image = request.getfixturevalue("container_image") if takes_containers else None
+    yield from _tidy(Bench(runtime=runtime, place=place, commits=repository[1], image=image))
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ Must not know: any runtime.
 
 import json
 import os
+import socket
+import socketserver
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -74,6 +76,7 @@ class Place:
     git_requests: list[str] = field(default_factory=list)
     refusals_left: int = 0
     _server: ThreadingHTTPServer | None = None
+    _more: list[ThreadingHTTPServer] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
 
     def __enter__(self) -> Self:
@@ -92,14 +95,22 @@ class Place:
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        _serve(self._server)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+        for server in (self._server, *self._more):
+            if server is not None:
+                server.shutdown()
+                server.server_close()
+
+    def listen_at(self, path: Path) -> None:
+        """Serve the same at a socket in a file, which everybody who can reach it may open."""
+        assert self._server is not None
+        server = _SocketServer(path, self._server.RequestHandlerClass)
+        path.chmod(0o777)
+        self._more.append(server)
+        _serve(server)
 
     @property
     def url(self) -> str:
@@ -166,6 +177,29 @@ class Place:
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
         status = int(headers.pop("Status", "200").split()[0])
         _send(request, status, content, headers)
+
+
+class _SocketServer(ThreadingHTTPServer):
+    """The same server at a socket in a file."""
+
+    address_family = socket.AF_UNIX
+
+    def __init__(self, path: Path, handler: Any) -> None:
+        super().__init__(str(path), handler)  # type: ignore[arg-type] # an address of this family is a path
+
+    def server_bind(self) -> None:
+        """Bind without a look at the host's name: there is none."""
+        socketserver.TCPServer.server_bind(self)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Name a client as the handler wants one named."""
+        connection, _ = self.socket.accept()
+        return connection, ("socket", 0)
+
+
+def _serve(server: ThreadingHTTPServer) -> None:
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
 
 def _body(request: BaseHTTPRequestHandler) -> bytes:

@@ -8,9 +8,11 @@ import json
 from itertools import islice
 from typing import cast
 
+import pytest
+
 from spawner.names import UserId
 from spawner.ports import AdmitsPeople, Health, ImageKind, KeepsWorkspaces
-from tests.contract.runtime.conftest import Bench
+from tests.contract.runtime.conftest import ADMITTING, Bench
 
 
 def test_it_says_what_it_is(bench: Bench) -> None:
@@ -138,6 +140,7 @@ def test_a_workspace_is_removed_once(bench: Bench) -> None:
     keeper.remove_workspace(workload.workspace)
 
 
+@pytest.mark.parametrize("bench", ADMITTING, indirect=True)
 def test_the_same_person_is_admitted_twice(bench: Bench) -> None:
     """Admitting somebody who is admitted already says the same again."""
     doorkeeper = cast("AdmitsPeople", bench.runtime)
