@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
@@ -70,6 +70,7 @@ from spawner.tasks.reconcile import TaskServices
 from spawner.users.service import UserRules, UserService
 
 GIGABYTE = options.GIGABYTE
+DOCKER = "docker"
 _RESERVED_THREADS = 8  # kept for requests; the rest may serve event streams
 
 
@@ -303,17 +304,42 @@ def _registry(settings: Settings, hosts: RegistryHosts) -> GitLabRegistry:
 
 
 def _runtimes(settings: Settings, registry: Registry) -> Mapping[str, Runtime]:
-    name = settings.sessions.runtime
-    create = runtimes.factory(name)
-    runtime = create(
-        root=settings.standalone.root.absolute(),
-        instance=settings.sessions.instance,
-        registry=registry,
-        listen_host=settings.standalone.host,
-        public_host_suffix=settings.standalone.serves_people.removeprefix("{name}."),
-        start_budget_seconds=settings.sessions.start_budget_seconds,
-    )
-    return {name: runtime}
+    made = {}
+    for name in settings.runtimes:
+        options = _docker_options(settings) if name == DOCKER else _standalone_options(settings)
+        made[name] = runtimes.factory(name)(
+            instance=settings.sessions.instance,
+            registry=registry,
+            start_budget_seconds=settings.sessions.start_budget_seconds,
+            **options,
+        )
+    return made
+
+
+def _standalone_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "root": settings.standalone.root.absolute(),
+        "listen_host": settings.standalone.host,
+        "public_host_suffix": settings.standalone.serves_people.removeprefix("{name}."),
+    }
+
+
+def _docker_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "root": settings.docker.root.absolute(),
+        "host": settings.docker.host,
+        "network": settings.docker.network,
+        "processes_limit": settings.docker.processes_limit,
+    }
+
+
+def more_addresses(settings: Settings) -> tuple[str, ...]:
+    """Return where the web process listens besides its port: at the socket that containers of ours are given."""
+    if DOCKER not in settings.runtimes:
+        return ()
+    from spawner.runtimes.docker import spawner_socket  # noqa: PLC0415 - only where it is chosen
+
+    return (f"unix:{spawner_socket(settings.docker.root.absolute())}",)
 
 
 def _routes(started: Mapping[str, Runtime]) -> Mapping[str, Routes]:
@@ -427,7 +453,7 @@ def _edge(settings: Settings, *, keys: tuple[bytes, ...], announcements: Announc
 
 def _notices(settings: Settings) -> tuple[str, ...]:
     host = urlsplit(settings.http.public_url).hostname or ""
-    if settings.sessions.runtime != "standalone" or host in {"127.0.0.1", "localhost"}:
+    if "standalone" not in settings.runtimes or host in {"127.0.0.1", "localhost"}:
         return ()
     return ("Sessions of this service are processes of one machine.",)
 

@@ -30,7 +30,7 @@ from spawner.config import Settings
 from spawner.errors import SpawnerError, TemporaryError
 from spawner.ports import Credential, CredentialKind
 from spawner.store import migrations
-from spawner.wiring import Wired, wire
+from spawner.wiring import DOCKER, Wired, wire
 
 _LOOK_SECONDS = 5.0
 _FIRST_SERVER_ERROR = 500
@@ -323,11 +323,25 @@ def _bulk(word: str) -> bytes:
 
 
 def _runtime(settings: Settings) -> Iterator[Finding]:
-    name = settings.sessions.runtime
-    runtimes.factory(name)
-    yield Finding(check="runtime", verdict=Verdict.OK, message=f"{name} is installed")
-    if name != "standalone":
-        return
+    for name in settings.runtimes:
+        runtimes.factory(name)
+        yield Finding(check="runtime", verdict=Verdict.OK, message=f"{name} is installed")
+    if "standalone" in settings.runtimes:
+        yield from _standalone(settings)
+    if DOCKER in settings.runtimes:
+        yield from _guarded(DOCKER, lambda: _docker(settings))
+
+
+def _docker(settings: Settings) -> Iterator[Finding]:
+    from spawner.runtimes.docker import checking, network_name  # noqa: PLC0415 - only where it is chosen
+
+    network = network_name(settings.docker.network, settings.sessions.instance)
+    for look in checking.check(host=settings.docker.host, network=network):
+        verdict = Verdict.OK if look.is_right else Verdict.WRONG
+        yield Finding(check=DOCKER, verdict=verdict, message=look.message, remedy=look.remedy)
+
+
+def _standalone(settings: Settings) -> Iterator[Finding]:
     yield _git()
     yield _space(settings.standalone.root)
     yield _separation()

@@ -22,7 +22,7 @@ from spawner.config import Dispatching, Settings
 from spawner.errors import Misconfigured
 from spawner.http import create_app
 from spawner.store import migrations
-from spawner.wiring import Wired, wire
+from spawner.wiring import Wired, more_addresses, wire
 
 _log = log.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class Server(BaseApplication):  # type: ignore[misc] # gunicorn is published wit
         http = self._settings.http
         host = f"[{http.host}]" if ":" in http.host else http.host
         for name, value in {
-            "bind": [f"{host}:{http.port}"],
+            "bind": [f"{host}:{http.port}", *more_addresses(self._settings)],
             "workers": self._processes,
             "worker_class": "gthread",
             "threads": http.threads,

@@ -197,6 +197,8 @@ class Sessions(Group):
 
     runtime: str = "standalone"
     """The runtime of a launch that names none."""
+    more_runtimes: Words = ()
+    """Runtimes that a launch may name besides (`runtime`), separated by commas."""
     instance: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,19}$")] = "slipway"
     """This installation's name; everything created outside bears it."""
     start_budget_seconds: Seconds = 120.0
@@ -320,6 +322,19 @@ class Standalone(Group):
     """Address on which sessions listen; people's browsers must reach it."""
     serves_people: Annotated[str, Field(pattern=r"^\{name\}(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+$")] = "{name}.localhost"
     """Host name of a session's own origin, `{name}` being the session's name; browsers must find it at `host`."""
+
+
+class Docker(Group):
+    """The runtime `docker`: sessions as containers of this machine."""
+
+    host: Annotated[str, Field(pattern=r"^unix://.+$")] = "unix:///var/run/docker.sock"
+    """Docker's address: a socket of this machine, because containers are given folders of it."""
+    root: Path = Path("slipway-docker")
+    """Folder for what containers are given and for the logs of those that ended; Docker must see it at that path."""
+    network: str = ""
+    """Network of all sessions, which keeps them apart; made if it is not there. Empty: `slipway-` and the instance."""
+    processes_limit: Annotated[int, Field(ge=64)] = 2048
+    """Most processes and threads of one session."""
 
 
 class Tasks(Group):

@@ -12,6 +12,7 @@ from spawner.config.groups import (
     HTTP,
     Database,
     Dispatching,
+    Docker,
     Forge,
     Images,
     Limits,
@@ -53,8 +54,14 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     resources: Resources = Resources()
     standalone: Standalone = Standalone()
+    docker: Docker = Docker()
     tasks: Tasks = Tasks()
     log: Log = Log()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The runtimes of this service, the default first."""
+        return tuple(dict.fromkeys((self.sessions.runtime, *self.sessions.more_runtimes)))
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Settings":

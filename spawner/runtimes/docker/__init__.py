@@ -50,7 +50,7 @@ def create(  # noqa: PLR0913 - the values of one runtime, all by keyword
             instance=instance,
             tools=root / "tools",
             spawner=root / "spawner",
-            network=network or f"slipway-{instance}",
+            network=network_name(network, instance),
             processes_limit=processes_limit,
         ),
         daemon=Daemon(host),
@@ -58,6 +58,11 @@ def create(  # noqa: PLR0913 - the values of one runtime, all by keyword
         records=Records(folder=root / "workloads"),
         start_budget_seconds=start_budget_seconds,
     )
+
+
+def network_name(given: str, instance: str) -> str:
+    """Return the name of the network of an instance's sessions."""
+    return given or f"slipway-{instance}"
 
 
 def spawner_socket(root: Path) -> Path:

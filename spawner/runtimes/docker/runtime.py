@@ -48,7 +48,7 @@ _PROBES = 16
 _PORT_TRIES = 3
 _KILLED = 137  # 128 and SIGKILL, as shells say it
 _OUT_OF_MEMORY = "The session needed more memory than it may have."
-_SEPARATE = {"com.docker.network.bridge.enable_icc": "false"}
+SEPARATE = {"com.docker.network.bridge.enable_icc": "false"}
 _GONE = Observation(health=Health.GONE)
 
 
@@ -144,11 +144,11 @@ class DockerRuntime:
         if found is None:
             try:
                 self.daemon.create_network(
-                    self.place.network, options=_SEPARATE, labels={containers.INSTANCE_LABEL: self.place.instance}
+                    self.place.network, options=SEPARATE, labels={containers.INSTANCE_LABEL: self.place.instance}
                 )
             except Taken:
                 found = self.daemon.network(self.place.network)
-        if found is not None and not _SEPARATE.items() <= (found.get("Options") or {}).items():
+        if found is not None and not SEPARATE.items() <= (found.get("Options") or {}).items():
             raise Misconfigured(
                 f"The network {self.place.network} lets sessions reach each other.",
                 remedy="Remove it, and it is made anew; or name another in SPAWNER_DOCKER__NETWORK.",
