@@ -9,6 +9,7 @@ Source: Docker Engine API 1.41 (20.10) and newer.
 """
 
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,7 @@ class Daemon:
         try:
             with self._lock:
                 if self._client is None:
+                    self._knock()
                     self._client = docker.APIClient(base_url=self.address, version="auto", timeout=CALL_SECONDS)
             yield self._client
         except APIError as exc:
@@ -60,6 +62,12 @@ class Daemon:
                 f"Docker cannot be asked at {self.address}: {foreign(exc)}",
                 remedy="Start Docker, or correct SPAWNER_DOCKER__HOST; the spawner's account must be let in.",
             ) from exc
+
+    def _knock(self) -> None:
+        """Raise OSError when nobody listens: the library would leave its socket open."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+            door.settimeout(CALL_SECONDS)
+            door.connect(self.address.removeprefix("unix://"))
 
     @staticmethod
     def _told(error: APIError) -> Exception:

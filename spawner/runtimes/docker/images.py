@@ -8,7 +8,7 @@ Must not know: workloads, settings.
 
 from collections.abc import Iterator, Mapping
 
-from spawner.errors import ImageUnavailable, RegistryRefused, RegistryUnavailable, foreign
+from spawner.errors import ImageUnavailable, RegistryRefused, RegistryUnavailable, SpawnerError, foreign
 from spawner.ports import Login, WorkloadImage
 from spawner.runtimes.docker.daemon import Daemon, Event, PullFailed
 
@@ -29,16 +29,15 @@ def pull(daemon: Daemon, image: WorkloadImage, login: Login | None, *, within_se
     try:
         for event in daemon.pull(image.reference, login, within_seconds=within_seconds):
             if event is not None:
-                _count(event, layers, done)
-            words = _words(layers, done)
-            if words != said:
-                said = words
-                yield words
+                count(event, layers, done)
+            if (now := words(layers, done)) != said:
+                said = now
+                yield now
     except PullFailed as failure:
-        raise _told(image.reference, str(failure)) from failure
+        raise told(image.reference, str(failure)) from failure
 
 
-def _count(event: Event, layers: dict[str, tuple[int, int]], done: set[str]) -> None:
+def count(event: Event, layers: dict[str, tuple[int, int]], done: set[str]) -> None:
     """Note one event: `{"id", "status", "progressDetail": {"current", "total"}}`."""
     layer, status = str(event.get("id", "")), str(event.get("status", ""))
     if status in {"Pulling fs layer", "Waiting", "Already exists"}:
@@ -50,7 +49,8 @@ def _count(event: Event, layers: dict[str, tuple[int, int]], done: set[str]) -> 
         done.add(layer)
 
 
-def _words(layers: Mapping[str, tuple[int, int]], done: set[str]) -> str:
+def words(layers: Mapping[str, tuple[int, int]], done: set[str]) -> str:
+    """Say how far a pull is."""
     if not layers:
         return "Pulling the image"
     current, total = (sum(part) for part in zip(*layers.values(), strict=True))
@@ -58,7 +58,8 @@ def _words(layers: Mapping[str, tuple[int, int]], done: set[str]) -> str:
     return f"Pulling the image: {len(done)} of {len(layers)} layers{size}"
 
 
-def _told(reference: str, said: str) -> Exception:
+def told(reference: str, said: str) -> SpawnerError:
+    """Return the error that a daemon's words about a failed pull mean."""
     lower = said.lower()
     if any(word in lower for word in _REFUSALS):
         return RegistryRefused(
