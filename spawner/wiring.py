@@ -303,9 +303,14 @@ def _registry(settings: Settings, hosts: RegistryHosts) -> GitLabRegistry:
     )
 
 
+def runtime_names(settings: Settings) -> tuple[str, ...]:
+    """Return the runtimes of this service, the default first."""
+    return tuple(dict.fromkeys((settings.sessions.runtime, *settings.sessions.more_runtimes)))
+
+
 def _runtimes(settings: Settings, registry: Registry) -> Mapping[str, Runtime]:
     made = {}
-    for name in settings.runtimes:
+    for name in runtime_names(settings):
         options = _docker_options(settings) if name == DOCKER else _standalone_options(settings)
         made[name] = runtimes.factory(name)(
             instance=settings.sessions.instance,
@@ -335,7 +340,7 @@ def _docker_options(settings: Settings) -> dict[str, Any]:
 
 def more_addresses(settings: Settings) -> tuple[str, ...]:
     """Return where the web process listens besides its port: at the socket that containers of ours are given."""
-    if DOCKER not in settings.runtimes:
+    if DOCKER not in runtime_names(settings):
         return ()
     from spawner.runtimes.docker import spawner_socket  # noqa: PLC0415 - only where it is chosen
 
@@ -453,7 +458,7 @@ def _edge(settings: Settings, *, keys: tuple[bytes, ...], announcements: Announc
 
 def _notices(settings: Settings) -> tuple[str, ...]:
     host = urlsplit(settings.http.public_url).hostname or ""
-    if "standalone" not in settings.runtimes or host in {"127.0.0.1", "localhost"}:
+    if "standalone" not in runtime_names(settings) or host in {"127.0.0.1", "localhost"}:
         return ()
     return ("Sessions of this service are processes of one machine.",)
 

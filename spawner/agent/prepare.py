@@ -59,7 +59,7 @@ def forget_secrets(plan: Plan) -> None:
 def variables(plan: Plan) -> dict[str, str]:
     """Return the environment of everything that runs in the session; nothing in it is secret."""
     name, _, value = plan.marker.partition("=")
-    given = os.environ if plan.image is not None else {}
+    given = {} if plan.image is None else {name: text for name, text in os.environ.items() if text}
     around = {
         "LANG": "C.UTF-8",
         "SHELL": _shell(),

@@ -30,7 +30,7 @@ from spawner.config import Settings
 from spawner.errors import SpawnerError, TemporaryError
 from spawner.ports import Credential, CredentialKind
 from spawner.store import migrations
-from spawner.wiring import DOCKER, Wired, wire
+from spawner.wiring import DOCKER, Wired, runtime_names, wire
 
 _LOOK_SECONDS = 5.0
 _FIRST_SERVER_ERROR = 500
@@ -323,12 +323,13 @@ def _bulk(word: str) -> bytes:
 
 
 def _runtime(settings: Settings) -> Iterator[Finding]:
-    for name in settings.runtimes:
+    names = runtime_names(settings)
+    for name in names:
         runtimes.factory(name)
         yield Finding(check="runtime", verdict=Verdict.OK, message=f"{name} is installed")
-    if "standalone" in settings.runtimes:
+    if "standalone" in names:
         yield from _standalone(settings)
-    if DOCKER in settings.runtimes:
+    if DOCKER in names:
         yield from _guarded(DOCKER, lambda: _docker(settings))
 
 

@@ -58,11 +58,6 @@ class Settings(BaseSettings):
     tasks: Tasks = Tasks()
     log: Log = Log()
 
-    @property
-    def runtimes(self) -> tuple[str, ...]:
-        """The runtimes of this service, the default first."""
-        return tuple(dict.fromkeys((self.sessions.runtime, *self.sessions.more_runtimes)))
-
     @model_validator(mode="after")
     def _is_whole(self) -> "Settings":
         if self.tasks.dispatcher is Dispatching.CELERY and self.redis.url is None:

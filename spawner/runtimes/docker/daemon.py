@@ -217,6 +217,15 @@ class Daemon:
                 if exc.status_code != _CONFLICT:
                     raise
 
+    def usage(self, name: str) -> Mapping[str, Any]:
+        """Return the kernel's counters of a container, read once; empty when it is gone."""
+        with self._asked() as client:
+            try:
+                found: Mapping[str, Any] = client.stats(name, stream=False, one_shot=True)
+            except NotFound:
+                return {}
+            return found
+
     def output(self, name: str, *, max_lines: int) -> bytes | None:
         """Return the last lines a container printed, or None when it is gone."""
         with self._asked() as client:

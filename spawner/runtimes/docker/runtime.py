@@ -38,6 +38,7 @@ from spawner.runtimes.docker.containers import Place
 from spawner.runtimes.docker.daemon import Daemon, Taken
 from spawner.runtimes.docker.facts import ImageFacts, facts_of
 from spawner.runtimes.docker.records import CONTAINERS, KEPT_LINES, Printed, Record, Records, printed
+from spawner.runtimes.docker.usage import Usage
 from spawner.runtimes.planning import checkout_plan, folder_name, is_name
 
 NAME = "docker"
@@ -61,7 +62,7 @@ class DockerRuntime:
     registry: Registry
     records: Records
     start_budget_seconds: float
-    _answered: set[str] = field(default_factory=set)  # ids of containers that were ready once
+    _usage: Usage = field(default_factory=Usage)
 
     @property
     def name(self) -> str:
@@ -249,21 +250,22 @@ class DockerRuntime:
     def _running(self, identity: str, state: State) -> Observation:
         record = self.records.of(str(state["workload"]))
         self._kill_overdue(record)
-        if identity not in self._answered:
+        if identity not in self._usage:
             answered = probe.is_answered(
                 _HOST, int(state["port"]), public_host=str(state["public_host"]), within_seconds=_PROBE_SECONDS
             )
             if not answered:
                 return Observation(health=Health.STARTING)
-            self._answered.add(identity)
-        return Observation(health=Health.READY)
+            self._usage.begin(identity)
+        used = self._usage.look(identity, self.daemon.usage(record.folder.name))
+        return Observation(health=Health.READY, memory_bytes=used.memory_bytes, cpu_cores=used.cpu_cores)
 
     def _ended(self, workload: str) -> Observation:
         record = self.records.of(workload)
         described = self.daemon.container(workload)
         if described is None:
             return _GONE
-        self._answered.discard(str(described["Id"]))
+        self._usage.end(str(described["Id"]))
         said = self._printed(workload)
         if record.stop is not None:
             self._bury(record, said)

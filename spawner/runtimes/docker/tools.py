@@ -31,6 +31,7 @@ _UNUSED = shutil.ignore_patterns(
     "ensurepip", "lib2to3", "unittest", "pydoc_data", "distutils", "*test*.so", "_tkinter*", "*.a",
 )  # fmt: skip
 _LOADER = "loader"
+_LOADED_LATER = "libgcc_s.so.1"  # by the C library itself, when a thread ends: `ldd` does not name it
 _FOLDER_NAME = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -103,6 +104,9 @@ def _libraries(programs: list[Path]) -> Iterator[tuple[str, Path]]:
         )
     for path, name in found.items():
         yield (_LOADER if name is None else name), Path(path)
+        beside = Path(path).with_name(_LOADED_LATER)
+        if name is not None and name.startswith("libc.so") and beside.exists():
+            yield _LOADED_LATER, beside
 
 
 def _compile(folder: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_thin_environment_of_another_python_is_put_aside(tmp_path: Path) -> No
     plan = make_plan(tmp_path)
     assert prepare(plan) is False
     (plan.own_environment / "mine").touch()
+    assert plan.environment is not None
     other = replace(plan, environment=replace(plan.environment, version="3.12.1"))
 
     assert prepare(other) is True

@@ -10,6 +10,7 @@ import stat
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from spawner.errors import LaunchRefused, Misconfigured, RuntimeUnavailable
 from spawner.names import CommitSha, ProjectPath, SessionName, UserId, WorkloadName
 from spawner.ports import Checkout, ImageKind, RefKind, Registry, Resources, Workload, WorkloadImage
 from spawner.runtimes import factory, names
-from spawner.runtimes.docker import containers, create, images, records, spawner_socket
+from spawner.runtimes.docker import containers, create, images, records, spawner_socket, usage
 from spawner.runtimes.docker.facts import ImageFacts, facts_of, user
 from spawner.runtimes.docker.records import Records, printed
 
@@ -226,6 +227,26 @@ def test_a_failed_pull_keeps_its_meaning(said: str, kind: str) -> None:
     kinds = {"RegistryRefused": "refused", "ImageUnavailable": "gone", "RegistryUnavailable": "away"}
     assert kinds[type(error).__name__] == kind
     assert error.remedy
+
+
+def test_usage_is_what_the_kernel_counts() -> None:
+    """Memory without droppable pages in the words of both control groups; processors from the second look on."""
+    newer: dict[str, Any] = {"memory_stats": {"usage": 900, "stats": {"inactive_file": 100}}}
+    older: dict[str, Any] = {"memory_stats": {"usage": 900, "stats": {"total_inactive_file": 200, "cache": 500}}}
+    nothing: list[dict[str, Any]] = [{}, {"memory_stats": {}}]
+    assert [usage.memory_bytes(told) for told in (newer, older, *nothing)] == [800, 700, None, None]
+
+    seen = usage.Usage()
+    assert "one" not in seen
+    seen.begin("one")
+    first = seen.look("one", newer)
+    time.sleep(0.05)
+    second = seen.look("one", {**newer, "cpu_stats": {"cpu_usage": {"total_usage": 50_000_000}}})
+    assert (first.cpu_cores, "one" in seen) == (None, True)
+    assert second.cpu_cores is not None
+    assert 0 < second.cpu_cores <= 1
+    seen.end("one")
+    assert "one" not in seen
 
 
 def test_an_agents_output_is_read_back() -> None:
