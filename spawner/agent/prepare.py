@@ -72,7 +72,6 @@ def variables(plan: Plan) -> dict[str, str]:
     return {
         **around,
         "TMPDIR": str(plan.private / "tmp"),
-        "GIT_CONFIG_SYSTEM": str(plan.private / "gitconfig"),
         "GIT_TERMINAL_PROMPT": "0",
         "JUPYTER_RUNTIME_DIR": str(plan.run),
         **below,
@@ -89,6 +88,7 @@ def _shared_variables(plan: Plan, shared: EnvironmentPlan) -> dict[str, str]:
         "PATH": ":".join([*folders, _SYSTEM_PATH]),
         "HOME": str(plan.home),
         "VIRTUAL_ENV": str(own),
+        "GIT_CONFIG_SYSTEM": str(plan.private / "gitconfig"),  # in an image the system's own includes it
         "JUPYTER_PATH": f"{shared.path}/share/jupyter",
         "JUPYTER_CONFIG_PATH": f"{plan.private}:{shared.path}/etc/jupyter",
         "JUPYTERLAB_DIR": f"{shared.path}/share/jupyter/lab",

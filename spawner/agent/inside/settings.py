@@ -13,6 +13,7 @@ import hashlib
 import html
 import json
 import secrets
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,8 +21,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jupyter_server.auth.decorator import allow_unauthenticated  # type: ignore[import-not-found,unused-ignore]
-from jupyter_server.auth.identity import IdentityProvider, User  # type: ignore[import-not-found,unused-ignore]
+try:
+    from jupyter_server.auth.identity import IdentityProvider, User  # type: ignore[import-not-found,unused-ignore]
+except ImportError:
+    sys.exit("This image's Jupyter server is too old: install jupyter-server 2 or newer in it.")
+try:
+    from jupyter_server.auth.decorator import allow_unauthenticated  # type: ignore[import-not-found,unused-ignore]
+except ImportError:  # before 2.13 what asks nobody who they are is open as it is
+
+    def allow_unauthenticated(method: Any) -> Any:
+        return method
+
+
 from jupyter_server.base.handlers import JupyterHandler  # type: ignore[import-not-found,unused-ignore]
 from tornado import web  # type: ignore[import-not-found,import-untyped,unused-ignore]
 

@@ -27,6 +27,7 @@ _STATE_LABEL = "io.slipway.state"
 _ANNOTATIONS_LABEL = "io.slipway.annotations"
 _STOP_FILE = "stop.json"
 WORKSPACE = PurePosixPath("/workspace")
+GIT_CONFIGURATION = "/etc/gitconfig"
 _TOOLS = PurePosixPath("/slipway/tools")
 _SPAWNER = PurePosixPath("/slipway/spawner")
 SPAWNER_SOCKET = "web.sock"
@@ -139,9 +140,13 @@ def annotations_of(labels: Mapping[str, str]) -> Mapping[str, str]:
 # ---------------------------------------------------------------- files
 
 
-def plan_files(plan: Plan, image: ImageFacts) -> bytes:
-    """Return an archive of the workspace's own folders and the plan, all the session's user's alone."""
-    return _archive(plan.workload, {"plan.json": plan.dump()}, image)
+def plan_files(plan: Plan, image: ImageFacts, *, git_configuration: bytes) -> bytes:
+    """Return an archive of the workspace's own folders and the plan, all the session's user's alone.
+
+    With it comes Git's configuration of the whole system: the image's own, and the include of the session's.
+    """
+    system = git_configuration.rstrip() + f"\n[include]\n\tpath = {plan.private}/gitconfig\n".encode()
+    return _archive(plan.workload, {"plan.json": plan.dump()}, image, system=system.lstrip())
 
 
 def stop_files(workload: str, *, grace_seconds: float, image: ImageFacts) -> bytes:
@@ -149,7 +154,7 @@ def stop_files(workload: str, *, grace_seconds: float, image: ImageFacts) -> byt
     return _archive(workload, {_STOP_FILE: json.dumps({"grace_seconds": grace_seconds})}, image)
 
 
-def _archive(workload: str, files: Mapping[str, str], image: ImageFacts) -> bytes:
+def _archive(workload: str, files: Mapping[str, str], image: ImageFacts, *, system: bytes = b"") -> bytes:
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as archive:
         record = record_path(workload)
@@ -160,6 +165,10 @@ def _archive(workload: str, files: Mapping[str, str], image: ImageFacts) -> byte
             member = _member(record / name, image, mode=0o600, kind=tarfile.REGTYPE)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
+        if system:  # root's, readable by all
+            member = tarfile.TarInfo(GIT_CONFIGURATION.lstrip("/"))
+            member.size = len(system)
+            archive.addfile(member, io.BytesIO(system))
     return target.getvalue()
 
 

@@ -8,8 +8,10 @@ Must not know: workloads, sessions.
 Source: Docker Engine API 1.41 (20.10) and newer.
 """
 
+import io
 import queue
 import socket
+import tarfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -190,6 +192,19 @@ class Daemon:
         with self._asked() as client:
             client.put_archive(name, "/", archive)
 
+    def file(self, name: str, path: str) -> bytes | None:
+        """Return a small file of a container, or None when there is none, or something else in its place."""
+        with self._asked() as client:
+            try:
+                pieces, _ = client.get_archive(name, path)
+                content = b"".join(pieces)
+            except NotFound:
+                return None
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            member = archive.next()
+            held = archive.extractfile(member) if member is not None and member.isreg() else None
+            return None if held is None else held.read()
+
     def start(self, name: str) -> None:
         """Start a container; raises Taken when its port is used."""
         with self._asked() as client:
@@ -210,7 +225,7 @@ class Daemon:
         """Remove a container that does not run; a no-op when it is gone, or being removed."""
         with self._asked() as client:
             try:
-                client.remove_container(name)
+                client.remove_container(name, v=True)  # with the volumes that its image declares
             except NotFound:
                 return
             except APIError as exc:

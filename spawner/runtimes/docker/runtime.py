@@ -133,7 +133,9 @@ class DockerRuntime:
         except Taken as exc:
             raise RuntimeUnavailable(f"Another process is still starting {workload.name}.") from exc
         try:
-            self.daemon.put_files(workload.name, containers.plan_files(self._plan(workload, state, facts), facts))
+            own = self.daemon.file(workload.name, containers.GIT_CONFIGURATION) or b""
+            plan = self._plan(workload, state, facts)
+            self.daemon.put_files(workload.name, containers.plan_files(plan, facts, git_configuration=own))
             self.daemon.start(workload.name)
         except Taken:
             self.daemon.remove(workload.name)

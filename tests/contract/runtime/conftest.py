@@ -199,17 +199,16 @@ def bench(request: pytest.FixtureRequest, place: Place, repository: tuple[Path, 
     runtime: Runtime = request.getfixturevalue(request.param)
     takes_containers = ImageKind.CONTAINER in runtime.image_kinds
     image = request.getfixturevalue("container_image") if takes_containers else None
-    yield from tidy(Bench(runtime=runtime, place=place, commits=repository[1], image=image))
+    yield from _tidy(Bench(runtime=runtime, place=place, commits=repository[1], image=image))
 
 
 @pytest.fixture
 def real(standalone: StandaloneRuntime, place: Place, repository: tuple[Path, list[CommitSha]]) -> Iterator[Bench]:
     """Yield the real runtime, and end what a test left running."""
-    yield from tidy(Bench(runtime=standalone, place=place, commits=repository[1]))
+    yield from _tidy(Bench(runtime=standalone, place=place, commits=repository[1]))
 
 
-def tidy(bench: Bench) -> Iterator[Bench]:
-    """Yield a bench, and end what a test left running on it."""
+def _tidy(bench: Bench) -> Iterator[Bench]:
     yield bench
     owned = list(bench.runtime.inventory())
     for found in owned:

@@ -14,14 +14,14 @@ import pytest
 
 from spawner.errors import ImageUnavailable, LaunchRefused, Misconfigured, RegistryRefused
 from spawner.names import CommitSha, SessionName
-from spawner.ports import Health, ImageKind, Registry, Resources, State, WorkloadImage
+from spawner.ports import Health, ImageKind, Registry, Resources, State, Workload, WorkloadImage
 from spawner.runtimes.docker import checking, create, spawner_socket
 from spawner.runtimes.docker.runtime import DockerRuntime
 from tests.containers.daemon import Daemon
 from tests.containers.layout import Image
 from tests.containers.registry import Guarded
 from tests.contract.runtime.apart import daemon_apart
-from tests.contract.runtime.conftest import Bench, tidy
+from tests.contract.runtime.conftest import Bench
 from tests.contract.runtime.door import Kernel, program_headers
 from tests.contract.runtime.places import Place
 
@@ -44,7 +44,26 @@ def docked(
     docker: DockerRuntime, place: Place, repository: Repository, container_image: WorkloadImage
 ) -> Iterator[Bench]:
     """Yield the docker runtime, and end what a test left running."""
-    yield from tidy(Bench(runtime=docker, place=place, commits=repository[1], image=container_image))
+    bench = Bench(runtime=docker, place=place, commits=repository[1], image=container_image)
+    before = {owned.workload for owned in docker.inventory()}
+    yield bench
+    for owned in [each for each in docker.inventory() if each.workload not in before]:
+        docker.stop(owned.state, grace_seconds=0)
+        bench.until(owned.state, Health.GONE, within_seconds=20)
+
+
+@pytest.fixture(scope="module")
+def opened(
+    docker: DockerRuntime, place: Place, repository: Repository, container_image: WorkloadImage
+) -> Iterator[tuple[Bench, Workload, State]]:
+    """Keep one running session for the tests that do not end it."""
+    bench = Bench(runtime=docker, place=place, commits=repository[1], image=container_image)
+    workload = bench.workload("shared", session=SessionName("alice-shared-2"))
+    state = bench.run(workload)
+    bench.until(state, Health.READY)
+    yield bench, workload, state
+    docker.stop(state, grace_seconds=0)
+    bench.until(state, Health.GONE, within_seconds=20)
 
 
 def _loaded(daemon: Daemon, image: Image, folder: Path) -> WorkloadImage:
@@ -58,12 +77,12 @@ def _loaded(daemon: Daemon, image: Image, folder: Path) -> WorkloadImage:
 # ---------------------------------------------------------------- what a session sees
 
 
-def test_a_session_has_no_powers_and_shows_no_secret(docked: Bench, docker_daemon: Daemon) -> None:
+def test_a_session_has_no_powers_and_shows_no_secret(
+    opened: tuple[Bench, Workload, State], docker_daemon: Daemon
+) -> None:
     """An ordinary user without capabilities, behind the system's filter; nothing Docker tells has the credential."""
-    workload = docked.workload("look")
-    state = docked.run(workload)
-    docked.until(state, Health.READY)
-    with Kernel(state=state, headers=program_headers(docked.place, state)) as kernel:
+    bench, workload, state = opened
+    with Kernel(state=state, headers=program_headers(bench.place, state)) as kernel:
         seen = json.loads(kernel.run(_LOOK))
     told = docker_daemon.run("inspect", workload.name) + docker_daemon.run("logs", workload.name)
 
@@ -218,17 +237,18 @@ print("begun")"""
 
 
 def test_a_spawner_that_was_away_finds_everything(
-    docked: Bench, docker: DockerRuntime, docker_daemon: Daemon, shared_root: Path
+    opened: tuple[Bench, Workload, State], docker_daemon: Daemon, shared_root: Path
 ) -> None:
-    """A runtime made anew, also of a later release, sees a running session and adopts it."""
-    workload = docked.workload("away", session=SessionName("alice-away-1"))
-    state = docked.run(workload)
-    docked.until(state, Health.READY)
-    anew = create(root=shared_root / "docker", instance="tests", registry=_registry(docked), host=docker_daemon.address)
+    """A runtime made anew sees a running session, adopts it, and tells what it uses."""
+    bench, workload, state = opened
+    anew = create(root=shared_root / "docker", instance="tests", registry=_registry(bench), host=docker_daemon.address)
 
     assert anew.observe([state])[0].health is Health.READY
     assert [step.state for step in anew.start(workload)] == [state]
-    assert docker.observe([state])[0].health is Health.READY
+    seen = anew.observe([state])[0]
+    assert seen.memory_bytes is not None
+    assert seen.memory_bytes > 10_000_000
+    assert seen.cpu_cores is not None
 
 
 def test_a_container_that_never_ran_is_made_anew(docked: Bench, docker_daemon: Daemon) -> None:

@@ -129,18 +129,25 @@ def test_labels_give_back_what_was_put_in() -> None:
 def test_the_plan_is_the_sessions_user_s_alone() -> None:
     """The archive that is unpacked in the workspace: folders and plan belong to the image's user, closed to others."""
     plan = _plan()
-    with tarfile.open(fileobj=io.BytesIO(containers.plan_files(plan, _FACTS))) as archive:
+    files = containers.plan_files(plan, _FACTS, git_configuration=b'[filter "lfs"]\n\trequired = true\n')
+    with tarfile.open(fileobj=io.BytesIO(files)) as archive:
         found = {each.name: (stat.filemode(each.mode), each.isdir(), each.uid, each.gid) for each in archive}
         member = archive.extractfile(f"workspace/.slipway/{plan.workload}/plan.json")
         assert member is not None
         text = member.read().decode()
+        system = archive.extractfile("etc/gitconfig")
+        assert system is not None
+        configuration = system.read().decode()
 
     folder = ("?rwx------", True, 1000, 100)
     assert found == {
         "workspace": folder, "workspace/.slipway": folder, f"workspace/.slipway/{plan.workload}": folder,
         f"workspace/.slipway/{plan.workload}/plan.json": ("?rw-------", False, 1000, 100),
+        "etc/gitconfig": ("?rw-r--r--", False, 0, 0),
     }  # fmt: skip
     assert load(text) == plan
+    include = "[include]\n\tpath = /workspace/.slipway/gitconfig\n"
+    assert configuration == f'[filter "lfs"]\n\trequired = true\n{include}'
 
 
 @pytest.mark.parametrize(
