@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from spawner import config
-from spawner.wiring import Wired, wire
+from spawner.wiring import Wired, more_addresses, wire
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def wired(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixtu
     monkeypatch.setenv("SPAWNER_GITLAB__CLIENT_ID", "an-application")
     monkeypatch.setenv("SPAWNER_SECRETS__KEY_FILE", str(tmp_path / "keys"))
     monkeypatch.setenv("SPAWNER_STANDALONE__ROOT", str(tmp_path / "standalone"))
+    monkeypatch.setenv("SPAWNER_DOCKER__ROOT", str(tmp_path / "docker"))
     for name, value in request.param.items():
         monkeypatch.setenv(f"SPAWNER_{name}", value)
     made = wire(config.load())
@@ -39,6 +40,15 @@ def _host_suffix(wired: Wired) -> str:
     return str(runtime.public_host_suffix)
 
 
+def _runtimes(wired: Wired) -> tuple[str, ...]:
+    return tuple(wired.services.sessions._runtimes)
+
+
+def _docker(wired: Wired) -> tuple[str, int]:
+    runtime: Any = wired.services.sessions._runtimes["docker"]
+    return runtime.place.network, runtime.place.processes_limit
+
+
 @pytest.mark.parametrize(
     ("wired", "read", "expected"),
     [
@@ -49,10 +59,40 @@ def _host_suffix(wired: Wired) -> str:
         ({"GITLAB__SCOPES": "api,read_registry"}, _scopes, "api read_registry"),
         ({}, _host_suffix, "localhost"),
         ({"STANDALONE__SERVES_PEOPLE": "{name}.sessions.example.org"}, _host_suffix, "sessions.example.org"),
+        ({}, _runtimes, ("standalone",)),
+        ({"SESSIONS__RUNTIME": "docker", "SESSIONS__MORE_RUNTIMES": "standalone"}, _runtimes, ("docker", "standalone")),
+        ({"SESSIONS__RUNTIME": "docker"}, _docker, ("slipway-slipway", 2048)),
+        (
+            {"SESSIONS__RUNTIME": "docker", "DOCKER__NETWORK": "ours", "DOCKER__PROCESSES_LIMIT": "99"},
+            _docker,
+            ("ours", 99),
+        ),
     ],
-    ids=["pace", "another pace", "token days", "scopes", "other scopes", "sessions' host", "another host"],
+    ids=[
+        "pace",
+        "another pace",
+        "token days",
+        "scopes",
+        "other scopes",
+        "sessions' host",
+        "another host",
+        "one runtime",
+        "two runtimes",
+        "docker",
+        "docker with settings",
+    ],  # fmt: skip
     indirect=["wired"],
 )
 def test_a_setting_arrives(wired: Wired, read: Any, expected: object) -> None:
     """What is set is what the part that acts on it has been told."""
     assert read(wired) == expected
+
+
+@pytest.mark.parametrize("runtime", ["standalone", "docker"])
+def test_containers_get_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtime: str) -> None:
+    """The web process listens at a socket in a file where there are containers, and nowhere else."""
+    monkeypatch.setenv("SPAWNER_DOCKER__ROOT", str(tmp_path))
+    monkeypatch.setenv("SPAWNER_SESSIONS__RUNTIME", runtime)
+
+    expected = (f"unix:{tmp_path}/spawner/web.sock",) if runtime == "docker" else ()
+    assert more_addresses(config.load()) == expected

@@ -274,6 +274,19 @@ def test_an_allowed_registry_sees_no_token_even_if_it_points_to_gitlab(world: Wo
     assert {accesses(word) for word in words if word} <= {()}
 
 
+def test_only_gitlabs_own_registry_is_logged_into(world: World) -> None:
+    """What Docker is told to pull with: the person's token for a project's image, nothing for an allowed registry."""
+    ada = credential(world.ada.token)
+    own = world.registry().login(f"{world.name}@{world.digest}", ada)
+
+    assert own is not None
+    assert (own.username, own.password) == ("oauth2", world.ada.token)
+    assert world.ada.token not in repr(own)
+    assert world.registry().login(f"{world.name}@{world.digest}", None) is None
+    assert world.registry().login(f"registry.example.org/{world.project.path}:latest", ada) is None
+    assert world.registry(world.host).login(f"{world.name}:latest", ada) is None
+
+
 def accesses(authorization: str) -> tuple[str, ...]:
     """Return what a registry token opens, or the authorization itself where it is none."""
     kind, _, token = authorization.partition(" ")

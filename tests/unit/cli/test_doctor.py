@@ -1,6 +1,7 @@
 """The doctor's looks at other servers.
 
-Covered: a GitLab behind a proxy that is away, a Redis with and without a password. Left out: the rest (test_serving).
+Covered: a GitLab behind a proxy that is away, a Redis with and without a password, no Docker.
+Left out: the rest (test_serving).
 """
 
 import shutil
@@ -112,3 +113,15 @@ def test_redis(  # noqa: PLR0917 - a table's columns
     found = finding(run, "redis")
     assert (found["verdict"], words in found["message"]) == (verdict, True)
     assert bool(found["remedy"]) == (verdict == "wrong")
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_docker_that_is_away_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where no Docker answers at the socket of the settings, the doctor names it and says what to do."""
+    monkeypatch.setenv("SPAWNER_SESSIONS__RUNTIME", "docker")
+    monkeypatch.setenv("SPAWNER_DOCKER__ROOT", str(tmp_path / "docker"))
+    monkeypatch.setenv("SPAWNER_DOCKER__HOST", f"unix://{tmp_path}/none.sock")
+    found = finding(run, "docker")
+
+    assert (found["verdict"], "none.sock" in found["message"]) == ("away", True)
+    assert "SPAWNER_DOCKER__HOST" in found["remedy"]
