@@ -80,7 +80,7 @@ def _docker(wired: Wired) -> tuple[str, int]:
         "two runtimes",
         "docker",
         "docker with settings",
-    ],  # fmt: skip
+    ],
     indirect=["wired"],
 )
 def test_a_setting_arrives(wired: Wired, read: Any, expected: object) -> None:

@@ -13,13 +13,14 @@ from spawner.ports import Login, WorkloadImage
 from spawner.runtimes.docker.daemon import Daemon, Event, PullFailed
 
 _MEGABYTE = 1_000_000
+_STEPS = 20  # a sentence is an event of the session, kept as long as it is
 # In the words of registries, as the daemon passes them on (distribution's error codes, docker 20.10 to 28).
 _REFUSALS = ("denied", "unauthorized", "authentication required", "no basic auth", "forbidden")
 _ABSENCES = ("manifest unknown", "not found", "name unknown", "does not exist")
 
 
 def pull(daemon: Daemon, image: WorkloadImage, login: Login | None, *, within_seconds: float) -> Iterator[str]:
-    """Pull an image, and yield how far it is, in words, whenever that has changed.
+    """Pull an image, and yield how far it is, in words, when that has changed and each second: somebody may give up.
 
     Raises ImageUnavailable, RegistryRefused, RegistryUnavailable, or RuntimeUnavailable when it takes too long.
     """
@@ -30,7 +31,7 @@ def pull(daemon: Daemon, image: WorkloadImage, login: Login | None, *, within_se
         for event in daemon.pull(image.reference, login, within_seconds=within_seconds):
             if event is not None:
                 count(event, layers, done)
-            if (now := words(layers, done)) != said:
+            if (now := words(layers, done)) != said or event is None:
                 said = now
                 yield now
     except PullFailed as failure:
@@ -54,7 +55,8 @@ def words(layers: Mapping[str, tuple[int, int]], done: set[str]) -> str:
     if not layers:
         return "Pulling the image"
     current, total = (sum(part) for part in zip(*layers.values(), strict=True))
-    size = f", {current // _MEGABYTE} of {total // _MEGABYTE} MB" if total >= _MEGABYTE else ""
+    step = max(_MEGABYTE, total // _STEPS)
+    size = f", {current // step * step // _MEGABYTE} of {total // _MEGABYTE} MB" if total >= _MEGABYTE else ""
     return f"Pulling the image: {len(done)} of {len(layers)} layers{size}"
 
 

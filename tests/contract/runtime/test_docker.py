@@ -121,14 +121,17 @@ def test_sessions_do_not_reach_each_other(
         bench = Bench(runtime=runtime, place=place, commits=repository[1], image=_loaded(daemon, serving, tmp_path))
         states = [bench.run(bench.workload(name)) for name in ("one", "other")]
         addresses = [_address(daemon, state) for state in states]
-        reached = [[_reaches(daemon, state, address, 9000) for address in addresses] for state in states]
+        one, other = states
+        own = [
+            _reaches(daemon, each, address, 9000, tries=300) for each, address in zip(states, addresses, strict=True)
+        ]
+        reached = [_reaches(daemon, one, addresses[1], 9000), _reaches(daemon, other, addresses[0], 9000)]
         gateway = addresses[0].rpartition(".")[0] + ".1"
-        published = _reaches(daemon, states[0], gateway, int(states[1]["port"]))
+        published = _reaches(daemon, one, gateway, int(other["port"]))
         looks = list(checking.check(host=daemon.address, network="slipway-apart"))
         daemon.run("rm", "--force", *(str(state["workload"]) for state in states))
 
-    assert reached == [[True, False], [False, True]]
-    assert not published
+    assert (own, reached, published) == ([True, True], [False, False], False)
     assert all(look.is_right for look in looks if "free" not in look.message)
 
 
@@ -137,10 +140,10 @@ def _address(daemon: Daemon, state: State) -> str:
     return daemon.run("inspect", "--format", template, str(state["workload"]))
 
 
-def _reaches(daemon: Daemon, state: State, address: str, port: int) -> bool:
-    """Try from inside a session, at first until the server there has started."""
+def _reaches(daemon: Daemon, state: State, address: str, port: int, *, tries: int = 1) -> bool:
+    """Try from inside a session, so often while nothing listens there yet."""
     code = f"""import socket, time
-for _ in range(20):
+for _ in range({tries}):
     try:
         socket.create_connection(({address!r}, {port}), 1).close(); print("reached"); break
     except ConnectionRefusedError:
@@ -170,6 +173,21 @@ def test_a_network_that_joins_sessions_is_refused(docked: Bench, docker_daemon: 
 
 
 # ---------------------------------------------------------------- images
+
+
+def test_a_pull_is_told_in_layers(docked: Bench, tiny_image: Image, container_registry: Guarded) -> None:
+    """An image that is not here is pulled, and its steps count layers; a second start has it already."""
+    client = container_registry.client()
+    digest = tiny_image.push(client, "bases/pulled", "1")
+    client.close()
+    assert docked.image is not None
+    reference = f"{container_registry.address}/bases/pulled@{digest}"
+    image = replace(docked.image, reference=reference, digest=digest)
+    told = [step.message for step in docked.runtime.start(docked.workload("pulled", image=image))]
+    again = [step.message for step in docked.runtime.start(docked.workload("again", image=image))]
+
+    assert "Pulling the image: 1 of 1 layers" in told
+    assert not any(message.startswith("Pulling") for message in again)
 
 
 def test_a_registry_refuses_in_its_own_words(docked: Bench, container_registry: Guarded) -> None:

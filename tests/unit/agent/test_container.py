@@ -6,6 +6,7 @@ Covers: real sockets, real shells. Leaves out: real containers (tests/contract/r
 import os
 import socket
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -138,3 +139,14 @@ def test_a_containers_group_tells_of_want(tmp_path: Path) -> None:
 
     assert (limit.was_exceeded(), limit.must_be_watched) == (True, False)
     assert not (tmp_path / "cgroup.procs").exists()
+
+
+def test_an_old_jupyter_is_said_so() -> None:
+    """Settings that meet a Jupyter which has no identity provider end it in a sentence, not in a traceback."""
+    settings = Path(server.__file__).parent / "inside" / "settings.py"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(settings)], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    told = "This image's Jupyter server is too old: install jupyter-server 2 or newer in it.\n"
+    assert (done.returncode, done.stderr) == (1, told)

@@ -199,7 +199,8 @@ def test_a_pull_is_told_in_layers_and_megabytes() -> None:
     said = []
     for layer, status, current, total in (
         ("latest", "Pulling from group/sample", 0, 0), ("a", "Pulling fs layer", 0, 0), ("b", "Already exists", 0, 0),
-        ("a", "Downloading", 20_000_000, 80_000_000), ("a", "Downloading", 80_000_000, 80_000_000),
+        ("a", "Downloading", 20_000_000, 80_000_000), ("a", "Downloading", 21_000_000, 80_000_000),
+        ("a", "Downloading", 80_000_000, 80_000_000),
         ("a", "Extracting", 1, 2), ("a", "Pull complete", 0, 0),
     ):  # fmt: skip
         event = {"id": layer, "status": status, "progressDetail": {"current": current, "total": total}}
