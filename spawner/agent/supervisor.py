@@ -313,6 +313,8 @@ class Supervisor:
             "exited", end["message"], exit_code=end["exit_code"], is_out_of_memory=end["is_out_of_memory"]
         )
         self._reporter.close(within_seconds=_LAST_WORD_SECONDS)
+        if self._plan.image is not None:  # nobody outside reads it, and the workspace is kept
+            shutil.rmtree(self._plan.record, ignore_errors=True)
         return int(end["exit_code"])
 
 

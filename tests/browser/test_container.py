@@ -90,8 +90,9 @@ def _type_in_a_terminal(browser: Browser, line: str) -> None:
     browser.see("New Terminal", within="#modal-command-palette .lm-CommandPalette-item.lm-mod-active")
     ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
     browser.wait(lambda: browser.find(".jp-Terminal .xterm-helper-textarea") or None, "the terminal", READY_SECONDS)
+    browser.see("/workspace/work/contained", within="#jp-main-statusbar", seconds=READY_SECONDS)  # the shell's prompt
     browser.find(".jp-Terminal")[0].click()
-    ActionChains(browser.driver).pause(1).send_keys(line, Keys.ENTER).perform()
+    ActionChains(browser.driver).send_keys(line, Keys.ENTER).perform()
 
 
 def _head(stand_in: StandIn, project: ProjectHandle, ada: Person) -> str:

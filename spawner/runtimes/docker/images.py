@@ -48,6 +48,7 @@ def count(event: Event, layers: dict[str, tuple[int, int]], done: set[str]) -> N
         layers[layer] = (int(detail.get("current") or 0), int(detail.get("total") or 0))
     if status in {"Already exists", "Pull complete"}:
         done.add(layer)
+        layers[layer] = (layers[layer][1],) * 2 if layer in layers else (0, 0)
 
 
 def words(layers: Mapping[str, tuple[int, int]], done: set[str]) -> str:

@@ -81,10 +81,11 @@ class DockerRuntime:
         image = self._image_of(workload)
         state = self._state(workload, image)
         found = self.daemon.container(workload.name)
+        own = None if found is None else self._own(found)
         if found is not None and found["State"]["Status"] == "created":  # a start that broke off: it never ran
             self.daemon.remove(workload.name)
-        elif found is not None:
-            yield Progress(message="Found the session as it was", state=self._own(found))
+        elif own is not None:
+            yield Progress(message="Found the session as it was", state=own)
             return
         if self.records.of(workload.name).stop is not None:
             yield Progress(message="Found the session as it was", state=state)
@@ -96,9 +97,9 @@ class DockerRuntime:
         yield Progress(message=f"The image is there ({time.monotonic() - began_at:.1f} s)", state=state)
         for _ in range(_PORT_TRIES):
             state = {**state, "port": _free_port()}
-            yield Progress(message="Making the session's container", state=state)
+            yield Progress(message="Making the session's container and workspace", state=state)
             if self._made(workload, image, state):
-                yield Progress(message="Started the session's container", state=state)
+                yield Progress(message="The container runs; the repository is next", state=state)
                 return
         raise RuntimeUnavailable("Every port that was free was taken by somebody else at once.")
 
