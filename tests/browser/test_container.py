@@ -27,6 +27,9 @@ from tests.installation import Installation, install
 from tests.surroundings import Folder
 
 _CELL = "import os, sys; print('run by', os.getuid(), 'on', sys.executable)"
+_SEND = """const line = arguments[0];
+const channel = new WebSocket(`ws://${location.host}/terminals/websocket/1`);
+channel.onopen = () => channel.send(JSON.stringify(["stdin", line + "\\r"]));"""
 _PUSH = "date > said.txt && git add said.txt && git commit -qm Said && git push -q"
 
 
@@ -82,7 +85,7 @@ def test_a_container_is_worked_in(
 
 
 def _type_in_a_terminal(browser: Browser, line: str) -> None:
-    """Open JupyterLab's terminal from its palette, and type a line."""
+    """Open JupyterLab's terminal from its palette, and send it a line over its own channel, with the page's cookie."""
     keys = ActionChains(browser.driver)
     keys.key_down(Keys.CONTROL).key_down(Keys.SHIFT).send_keys("c").key_up(Keys.SHIFT).key_up(Keys.CONTROL).perform()
     browser.wait(lambda: browser.find("#modal-command-palette input") or None, "the palette")
@@ -91,8 +94,7 @@ def _type_in_a_terminal(browser: Browser, line: str) -> None:
     ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
     browser.wait(lambda: browser.find(".jp-Terminal .xterm-helper-textarea") or None, "the terminal", READY_SECONDS)
     browser.see("/workspace/work/contained", within="#jp-main-statusbar", seconds=READY_SECONDS)  # the shell's prompt
-    browser.find(".jp-Terminal")[0].click()
-    ActionChains(browser.driver).send_keys(line, Keys.ENTER).perform()
+    browser.run(_SEND, line)
 
 
 def _head(stand_in: StandIn, project: ProjectHandle, ada: Person) -> str:

@@ -49,7 +49,7 @@ def docked(
     yield bench
     for owned in [each for each in docker.inventory() if each.workload not in before]:
         docker.stop(owned.state, grace_seconds=0)
-        bench.until(owned.state, Health.GONE, within_seconds=20)
+        bench.until(owned.state, Health.GONE, within_seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def opened(
     bench.until(state, Health.READY)
     yield bench, workload, state
     docker.stop(state, grace_seconds=0)
-    bench.until(state, Health.GONE, within_seconds=20)
+    bench.until(state, Health.GONE, within_seconds=60)
 
 
 def _loaded(daemon: Daemon, image: Image, folder: Path) -> WorkloadImage:
@@ -98,7 +98,7 @@ def test_a_session_has_no_powers_and_shows_no_secret(
 def test_any_image_can_hold_the_agent(docked: Bench, docker_daemon: Daemon, tiny_image: Image, tmp_path: Path) -> None:
     """The agent runs where there is no Python and no C library, and says what the image lacks."""
     state = docked.run(docked.workload("tiny", image=_loaded(docker_daemon, tiny_image, tmp_path)))
-    seen = docked.until(state, Health.EXITED, within_seconds=30)
+    seen = docked.until(state, Health.EXITED, within_seconds=60)
 
     assert (seen.exit_code, seen.message) == (
         1,
@@ -211,10 +211,10 @@ def test_a_container_killed_from_outside_is_said_so(docked: Bench, docker_daemon
     state = docked.run(docked.workload("killed"))
     docked.until(state, Health.READY)
     docker_daemon.run("kill", str(state["workload"]))
-    seen = docked.until(state, Health.EXITED, within_seconds=20)
+    seen = docked.until(state, Health.EXITED, within_seconds=60)
     lines = list(docked.runtime.logs(state, max_lines=50))
     docked.runtime.stop(state, grace_seconds=1)
-    docked.until(state, Health.GONE, within_seconds=20)
+    docked.until(state, Health.GONE, within_seconds=60)
 
     assert (seen.exit_code, seen.message) == (137, "The session was ended from outside.")
     assert any("Checked out" in line.text for line in lines if line.container == "git-clone")
