@@ -75,6 +75,13 @@ HOOKS = Counter(
     ("outcome",),
     registry=REGISTRY,
 )
+HOOK_STATES = Gauge(
+    "slipway_hook_states",
+    "Hooks of GitLab that lead here, by what it does with them: executable, temporarily_disabled or disabled.",
+    ("state",),
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
 FORGE_CALL_SECONDS = Histogram(
     "slipway_forge_call_seconds",
     "Time of a REST call to GitLab: `operation` is the method and its path's words; `outcome` ok, refused or down.",

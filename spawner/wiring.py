@@ -22,10 +22,12 @@ from spawner.config import DEFAULT_FORGE, Dispatching, ResourceClass, Settings, 
 from spawner.context import Announcements, EdgeOptions, ForgeAddress
 from spawner.errors import ImageUnparsable, Misconfigured
 from spawner.gitlab.client import GitLabForge
+from spawner.gitlab.hookwatch import HookWatch
 from spawner.gitlab.jobtokens import GitLabJobTokens
 from spawner.gitlab.oauth import GitLabOAuth
 from spawner.gitlab.registry import GitLabRegistry, RegistryHosts
 from spawner.gitlab.statuses import GitLabStatuses
+from spawner.gitlab.transport import Transport
 from spawner.images.badges import Badges
 from spawner.images.finding import ImageFinder
 from spawner.images.model import FallbackPolicy, Policy
@@ -71,6 +73,7 @@ from spawner.users.service import UserRules, UserService
 
 GIGABYTE = options.GIGABYTE
 DOCKER = "docker"
+_MOST_HOOKED_PROJECTS = 100  # one call each, every ten minutes
 _RESERVED_THREADS = 8  # kept for requests; the rest may serve event streams
 
 
@@ -163,6 +166,7 @@ def _services(
         statuses=_statuses(settings, forge=forge, standings=standings),
     )
     own = _session_settings(settings)
+    hooks = hook_watch(settings, engine)
     access = Access(users=users, forge=forge, clock=clock)
     reconciler = Reconciler(
         sessions=sessions,
@@ -195,6 +199,7 @@ def _services(
         reconciler=reconciler,
         access=access,
         inventory=Inventory(sessions=sessions, runtimes=started, clock=clock),
+        chores=() if hooks is None else (hooks.watch,),
     )
     return Services(
         sessions=service,
@@ -248,7 +253,7 @@ def _people(
     asked = settings.gitlab
     if not asked.url:
         raise Misconfigured("No GitLab is set.", remedy="Set SPAWNER_GITLAB__URL.")
-    ca_file = str(asked.ca_file) if asked.ca_file else None
+    ca_file = _ca_file(settings)
     applications = frozenset({*asked.accepted_client_ids, asked.client_id} - {""})
     forge = GitLabForge(
         asked.url,
@@ -294,12 +299,27 @@ def _oauth(settings: Settings, ca_file: str | None) -> GitLabOAuth | None:
     )
 
 
+def hook_watch(settings: Settings, engine: Engine) -> HookWatch | None:
+    """Return what looks at our hooks, or None where the operator gave no token to look with."""
+    asked = settings.gitlab
+    token = _secret(asked.hooks_token_file, "GITLAB__HOOKS_TOKEN")
+    if token is None:
+        return None
+    return HookWatch(
+        Transport(asked.url, timeout_seconds=asked.timeout_seconds, ca_file=_ca_file(settings)),
+        token=token,
+        receiver_url=f"{settings.http.public_url}/hooks/gitlab",
+        projects=partial(BuildRows(engine).projects, limit=_MOST_HOOKED_PROJECTS),
+        clock=SystemClock(),
+    )
+
+
 def _registry(settings: Settings, hosts: RegistryHosts) -> GitLabRegistry:
     return GitLabRegistry(
         gitlab_url=settings.gitlab.url,
         hosts=hosts,
         timeout_seconds=settings.registry.timeout_seconds,
-        ca_file=str(settings.gitlab.ca_file) if settings.gitlab.ca_file else None,
+        ca_file=_ca_file(settings),
     )
 
 
@@ -473,3 +493,7 @@ def _keys(settings: Settings) -> tuple[bytes, ...]:
 
 def _secret(path: Path | None, setting: str) -> str | None:
     return None if path is None else read_secret(path, setting=f"SPAWNER_{setting}_FILE")
+
+
+def _ca_file(settings: Settings) -> str | None:
+    return str(settings.gitlab.ca_file) if settings.gitlab.ca_file else None

@@ -28,9 +28,10 @@ from spawner.cli.printing import document, json_option
 from spawner.cli.serving import exposed_cookie
 from spawner.config import Settings
 from spawner.errors import SpawnerError, TemporaryError
+from spawner.gitlab.hookwatch import HookState
 from spawner.ports import Credential, CredentialKind
 from spawner.store import migrations
-from spawner.wiring import DOCKER, Wired, runtime_names, wire
+from spawner.wiring import DOCKER, Wired, hook_watch, runtime_names, wire
 
 _LOOK_SECONDS = 5.0
 _FIRST_SERVER_ERROR = 500
@@ -101,6 +102,7 @@ def examine(token: str | None) -> Iterator[Finding]:
     try:
         yield from _guarded("database", lambda: _database(wired))
         yield from _guarded("gitlab", lambda: _gitlab(settings))
+        yield from _guarded("hooks", lambda: _hooks(settings, wired))
         yield from _guarded("sign-in", lambda: _application(settings))
         yield from _guarded("token", lambda: _token(wired, token))
         yield from _guarded("registry", lambda: _registries(settings))
@@ -181,6 +183,20 @@ def _gitlab(settings: Settings) -> Iterator[Finding]:
             message="are refused; builds are polled for every 2 to 20 s",
             remedy="For promptness set SPAWNER_GITLAB__WEBHOOK_SECRET_FILE, and a hook in each project.",
         )
+
+
+def _hooks(settings: Settings, wired: Wired) -> Iterator[Finding]:
+    if (watch := hook_watch(settings, wired.engine)) is None:
+        return
+    remedy = "See its recent events in GitLab for what went wrong; then send a test, which switches it on again."
+    seen = watch.look()
+    stopped = [hook for hook in seen if hook.state is not HookState.SENT]
+    for hook in stopped:
+        until = f" until {hook.until:%Y-%m-%d %H:%M} UTC" if hook.until else ""
+        message = f"GitLab has switched the hook {hook.hook_id} of project {hook.project_id} off{until}"
+        yield Finding(check="hooks", verdict=Verdict.WRONG, message=message, remedy=remedy)
+    if not stopped:
+        yield Finding(check="hooks", verdict=Verdict.OK, message=f"GitLab sends the {len(seen)} that lead here")
 
 
 def _application(settings: Settings) -> Iterator[Finding]:

@@ -155,6 +155,9 @@ class Forge(Group):
     that one can be replaced by another. Without it hooks are refused."""
     status_token_file: Path | None = None
     """File with a token (scope `api`, Developer in its projects) that puts a launch link on built commits; or none."""
+    hooks_token_file: Path | None = None
+    """File with a token (scope `read_api`; maintainer or owner of the projects) to look whether GitLab still sends our
+    hooks: it switches one off after four failures. Without it nobody looks."""
     ca_file: Path | None = None
     """Certificates (PEM) to check it against, besides the system's."""
     timeout_seconds: Seconds = 10.0

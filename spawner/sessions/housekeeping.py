@@ -8,7 +8,7 @@ Must not know: HTTP, the database, any runtime's or GitLab's shapes.
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -48,7 +48,7 @@ class Answer(Enum):
 
 
 class Housekeeping:
-    """Ends what is over."""
+    """Ends what is over; `chores` of other parts are done after its own."""
 
     def __init__(  # noqa: PLR0913 - a service is its ports
         self,
@@ -61,6 +61,7 @@ class Housekeeping:
         clock: Clock,
         settings: SessionSettings,
         inventory: Inventory,
+        chores: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._sessions = sessions
         self._users = users
@@ -70,6 +71,7 @@ class Housekeeping:
         self._clock = clock
         self._settings = settings
         self._inventory = inventory
+        self._chores = tuple(chores)
         self._holder = uuid.uuid4().hex
 
     def run(self) -> None:
@@ -81,6 +83,7 @@ class Housekeeping:
             self._sweep,
             self._release,
             self._count,
+            *self._chores,
         )
         for part in parts:
             try:

@@ -6,7 +6,7 @@ once.
 Must not know: HTTP, the database, any runtime's or GitLab's shapes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from urllib.parse import urlencode, urlsplit
@@ -93,6 +93,7 @@ class SessionService:
         reconciler: Reconciler,
         access: Access,
         inventory: Inventory,
+        chores: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._sessions = sessions
         self._images = images
@@ -125,6 +126,7 @@ class SessionService:
             clock=clock,
             settings=settings,
             inventory=inventory,
+            chores=chores,
         )
 
     # ------------------------------------------------------------ launch

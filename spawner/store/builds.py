@@ -9,7 +9,7 @@ Must not know: what a CI status means.
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Engine, or_, select, update
+from sqlalchemy import Engine, func, or_, select, update
 
 from spawner.images.model import Build
 from spawner.store import mapping, tables, upsert
@@ -47,6 +47,19 @@ class BuildRows:
             upsert.insert_new(connection, _builds, columns)
             row = connection.execute(select(_builds).where(_builds.c.id == build.id)).mappings().one()
         return mapping.build_from_columns(dict(row))
+
+    def projects(self, since: datetime, *, limit: int) -> Sequence[int]:
+        """Return the projects of the builds that were asked for since then, those of the newest first."""
+        newest = func.max(_builds.c.first_asked_at)
+        statement = (
+            select(_builds.c.project_id)
+            .where(_builds.c.first_asked_at >= since)
+            .group_by(_builds.c.project_id)
+            .order_by(newest.desc(), _builds.c.project_id)
+            .limit(limit)
+        )
+        with reading(self._engine) as connection:
+            return list(connection.execute(statement).scalars())
 
     def claim(self, id: str, *, seconds: float) -> bool:  # noqa: A002 - as in `get`
         """Take the poller's lease for `seconds` by the database's clock; False while somebody holds it."""

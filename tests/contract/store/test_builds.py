@@ -36,6 +36,13 @@ def test_added_twice(builds: BuildRows) -> None:
     assert builds.add(replace(BUILD, trouble="other")) == BUILD
 
 
+def test_projects_of_late(builds: BuildRows) -> None:
+    """The projects of builds that were asked for of late, each once, the newest first, no more than wanted."""
+    for number, (project, asked) in enumerate([(1, -50), (2, 10), (1, 20), (3, 5), (4, 30)]):
+        builds.add(replace(PLAIN, id=f"b{number}", project_id=project, first_asked_at=at(asked)))
+    assert (list(builds.projects(AT, limit=9)), list(builds.projects(AT, limit=2))) == ([4, 1, 2, 3], [4, 1])
+
+
 def test_every_field_is_saved(builds: BuildRows) -> None:
     """A save writes every field, raises the version and frees the lease; an older version changes nothing."""
     builds.add(PLAIN)
