@@ -325,8 +325,7 @@ def _queued(build: Build, job: BuildJob, facts: Facts, policy: Policy, now: date
         now=now,
         spent=Fallback(
             code="no_runner" if job.status is JobStatus.PENDING else "build_not_started",
-            reason=f"The build job '{build.job_name}' (job {job.id}) still {says} "
-            f"after {policy.queue_budget_seconds:.0f} s.",
+            reason=f"The build job '{job.name}' (job {job.id}) still {says} after {policy.queue_budget_seconds:.0f} s.",
         ),
     )
 

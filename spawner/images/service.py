@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from builder.tags import names_commit
-from spawner.errors import Forbidden, NotFound, SignInRequired, TemporaryError
+from spawner.errors import Forbidden, NotFound, RegistryRefused, SignInRequired, TemporaryError
 from spawner.images import log as build_log
 from spawner.images.finding import ImageFinder
 from spawner.images.model import Build, ChosenImage, Facts, Policy, build_id
@@ -26,6 +26,7 @@ from spawner.images.statuses import LaunchStatuses
 from spawner.images.store import BuildStore
 from spawner.names import CommitSha, SessionName
 from spawner.ports import (
+    BuildJob,
     Clock,
     Credential,
     Dispatcher,
@@ -285,7 +286,7 @@ class ImageService:
         for waiter in self._waiters.of(build.id):
             try:
                 seen = self._ask(build, waiter, now)
-            except (SignInRequired, Forbidden, NotFound) as error:
+            except (SignInRequired, Forbidden, NotFound, RegistryRefused) as error:
                 _log.warning("waiter_refused", session=waiter.session, build=build.id, error=error.message)
                 refusal = error.message if waiter.is_waiting else refusal
                 continue
@@ -307,15 +308,29 @@ class ImageService:
         pipelines = build.pipelines
         if job is not None and job.status in MOVING:
             job = self._forge.job(credential, build.project_id, job.id)
-        if job is None or job.status not in MOVING:
-            # Ended, or not there: a retry, or a newer pipeline of the same commit, may have a better one.
+        if not self._is_settled(build, job, now):
+            # Ended badly, or not there: a retry, or a newer pipeline of the same commit, may have a better one.
             seen = self._forge.builds(credential, build.project_id, build.sha, job_name=build.job_name)
             job, pipelines = best_job(seen.jobs), seen.pipelines
         after = replace(build, job=job, pipelines=pipelines, checked_at=now, trouble="")
         after = replace(after, finished_at=_finished_at(build, after, now))
         if after.found is None and job is not None and job.status is JobStatus.SUCCESS:
-            after = replace(after, found=self._finder.exact(waiter.project, build.sha, waiter.accepts, credential))
+            place = self._place(waiter, job)
+            after = replace(after, found=self._finder.exact(place, build.sha, waiter.accepts, credential))
         return self._copy_log(build, after, credential)
+
+    def _is_settled(self, before: Build, job: BuildJob | None, now: datetime) -> bool:
+        """Say whether no other job need be looked for: this one moves, or has just succeeded, and none is better."""
+        if job is None or job.status in MOVING:
+            return job is not None
+        is_new = before.job is not None and before.job.status in MOVING
+        return job.status is JobStatus.SUCCESS and (is_new or self._is_lagging(before, now))
+
+    def _place(self, waiter: Waiter, job: BuildJob) -> Project:
+        """Return the project as it is now: one that has moved since the launch pushes its images under another name."""
+        if not job.web_url or f"/{waiter.project.path}/" in job.web_url:
+            return waiter.project
+        return self._forge.project(waiter.credential, waiter.project.id)
 
     def _copy_log(self, before: Build, after: Build, credential: Credential) -> Build:
         job = after.job

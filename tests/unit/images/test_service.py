@@ -1,11 +1,12 @@
 """The poller's thrift: one look for however many wait, and which tags count as a commit's own.
 
-Covered: `watch` by many waiters, `poll` of what is not due, full and short tags with another commit's label.
+Covered: `watch` by many waiters, `poll` of what is not due, a job that has just succeeded, a project that has moved, a
+waiter whom the registry refuses, full and short tags with another commit's label.
 Left out: what a look decides (test_resolve), the ladder against a real stand-in (tests/functional).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -16,6 +17,7 @@ from spawner.images.model import Build
 from spawner.images.service import ImageService, ImageSettings, Subject, Waiter
 from spawner.names import CommitSha, ProjectPath, SessionName
 from spawner.ports import (
+    BuildJob,
     CommitBuilds,
     Credential,
     CredentialKind,
@@ -23,6 +25,7 @@ from spawner.ports import (
     EnvironmentKey,
     Forge,
     ImageKind,
+    JobStatus,
     Project,
     Registry,
     RegistryImage,
@@ -33,6 +36,7 @@ from spawner.store.builds import BuildRows
 from spawner.store.engine import open_engine
 
 SHA = CommitSha("a" * 40)
+JOB_URL = "https://gitlab.example.com/a/b/-/jobs/7"
 ENVIRONMENTS = frozenset({ImageKind.ENVIRONMENT})
 ME = Credential(forge="default", token="t", kind=CredentialKind.OAUTH)
 PROJECT = Project(
@@ -56,6 +60,10 @@ class World:
     queued: list[str] = field(default_factory=list)
     images: dict[str, RegistryImage] = field(default_factory=dict)
     refusal: TemporaryError | None = None
+    job_now: BuildJob | None = None
+    project_now: Project | None = None
+    refused: Credential | None = None  # whom the registry refuses
+    credentials: tuple[Credential, ...] = (ME,)
 
     def now(self) -> datetime:
         return self.at
@@ -65,7 +73,9 @@ class World:
 
     def of(self, build: str) -> Iterator[Waiter]:
         del build
-        yield Waiter(session=SessionName("s"), credential=ME, project=PROJECT, accepts=ENVIRONMENTS, is_waiting=True)
+        for one in self.credentials:
+            name = SessionName(one.token)
+            yield Waiter(session=name, credential=one, project=PROJECT, accepts=ENVIRONMENTS, is_waiting=True)
 
     def wake(self, build: str) -> None:
         """Nobody is here to be woken."""
@@ -76,7 +86,15 @@ class World:
     def builds(self, credential: Credential, project_id: int, sha: CommitSha, *, job_name: str) -> CommitBuilds:
         del credential, project_id, job_name
         self.asked.append(sha)
-        return CommitBuilds(pipelines=(), jobs=())
+        return CommitBuilds(pipelines=(), jobs=() if self.job_now is None else (self.job_now,))
+
+    def job(self, credential: Credential, project_id: int, job_id: int) -> BuildJob | None:
+        del credential, project_id, job_id
+        return self.job_now
+
+    def job_log(self, credential: Credential, project_id: int, job_id: int) -> bytes:
+        del credential, project_id, job_id
+        return b""
 
     def environment_keys(self, credential: Credential, project: Project, sha: CommitSha) -> Sequence[EnvironmentKey]:
         del credential, project, sha
@@ -84,12 +102,15 @@ class World:
 
     def project(self, credential: Credential, project: ProjectPath) -> Project:
         del credential
-        raise ProjectNotFound(f"No {project}.")
+        if self.project_now is None:
+            raise ProjectNotFound(f"No {project}.")
+        return self.project_now
 
     def find(self, reference: str, credential: Credential | None) -> RegistryImage | None:
-        del credential
         if self.refusal is not None:
             raise self.refusal
+        if credential is not None and credential == self.refused:
+            raise RegistryRefused("401")
         return self.images.get(reference)
 
 
@@ -213,3 +234,73 @@ def test_what_a_person_may_not_know_of_would_not_start(service: ImageService, wo
     world.refusal = RegistryUnavailable("503")
     with pytest.raises(RegistryUnavailable):
         service.would_start(reference, ENVIRONMENTS, ME)
+
+
+def job(status: JobStatus, world: World) -> BuildJob:
+    """Return the commit's job as GitLab tells it."""
+    return BuildJob(
+        id=7,
+        name="image_build",
+        status=status,
+        status_text=status.value,
+        failure_reason=None,
+        allow_failure=False,
+        web_url=JOB_URL,
+        ref="main",
+        pipeline_id=3,
+        created_at=world.at,
+        started_at=world.at,
+        finished_at=None,
+    )
+
+
+def ended(service: ImageService, world: World, rows: BuildRows, *, url: str = JOB_URL) -> Build:
+    """Watch a job that runs, and look again when it has succeeded; return what is known then."""
+    world.job_now = job(JobStatus.RUNNING, world)
+    service.watch(subject(world))
+    service.poll(f"default/1/{SHA}")
+    world.job_now = replace(job(JobStatus.SUCCESS, world), web_url=url)
+    return looked(service, world, rows)
+
+
+def looked(service: ImageService, world: World, rows: BuildRows) -> Build:
+    """Look again when the next look is due; return what is known then."""
+    due_at = watched(rows).due_at
+    assert due_at is not None
+    world.at = due_at
+    service.poll(f"default/1/{SHA}")
+    return watched(rows)
+
+
+def arrived(world: World, registry_image: str | None = PROJECT.registry_image) -> None:
+    """Let the commit's image be there."""
+    image = RegistryImage(name=str(registry_image), digest="sha256:" + "0" * 64, labels={})
+    world.images[f"{registry_image}:{SHA}-environment"] = image
+
+
+def test_a_job_that_succeeded_is_not_looked_for_again(service: ImageService, world: World, rows: BuildRows) -> None:
+    """While its image is on its way the registry is asked, and GitLab is not: no job could be better."""
+    ended(service, world, rows)
+    asked = len(world.asked)
+    for _ in range(3):
+        assert looked(service, world, rows).found is None
+    arrived(world)
+    assert looked(service, world, rows).found is not None
+    assert (asked, len(world.asked)) == (1, 1)
+
+
+def test_an_image_is_looked_for_where_the_project_is_now(service: ImageService, world: World, rows: BuildRows) -> None:
+    """A job's own address tells that its project has moved: its image has the new name."""
+    world.project_now = replace(PROJECT, path=ProjectPath("c/d"), registry_image="registry.example.com/c/d")
+    arrived(world, "registry.example.com/c/d")
+    found = ended(service, world, rows, url="https://gitlab.example.com/c/d/-/jobs/7").found
+    assert found is not None
+    assert found.image.name == "registry.example.com/c/d"
+
+
+def test_a_waiter_whom_the_registry_refuses_stops_nobody(service: ImageService, world: World, rows: BuildRows) -> None:
+    """The next waiter's credential finds the image."""
+    world.refused = replace(ME, token="lost")
+    world.credentials = (world.refused, ME)
+    arrived(world)
+    assert ended(service, world, rows).found is not None
