@@ -30,6 +30,18 @@ def grouped(name: str) -> list[Any]:
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a scenario that is to be played once out of every way but the first; it is not skipped, it is not there."""
+    kept = [item for item in items if not _is_repeated(item)]
+    config.hook.pytest_deselected(items=[item for item in items if _is_repeated(item)])
+    items[:] = kept
+
+
+def _is_repeated(item: pytest.Item) -> bool:
+    given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return given.get("installation") != WAYS[0] and getattr(given.get("scenario"), "is_once", False)
+
+
 class Maker(Protocol):
     """Prepares, not starts, a spawner of one of the `WAYS`."""
 

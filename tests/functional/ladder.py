@@ -12,29 +12,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from spawner.testing.gitlab.client import ProjectHandle
 from spawner.testing.gitlab.standin import StandIn
 from tests.functional.environment_images import NO_KEY, push_image
-from tests.installation import Client
+from tests.installation import Client, wait_for
 
 EMPTY_LOCK = ""  # an image that is there, and weighs nothing: no session is meant to become ready on it
 PLAY_SECONDS = 150.0
+TOO_MANY = 429
 NOBODY = "tags: [a-runner-that-nobody-has]"
+HOOK_SECRET = "a-secret-of-the-hooks-of-this-suite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """How a launch was decided: the source and reason of the image, or the failure's code and words, and the way."""
+    """How a launch was decided: the source and reason of the image, or the failure's code and words, and the way.
+
+    `calls` are the spawner's to GitLab about the project, up to then; `seconds` is how long that took.
+    """
 
     source: str
     reason: str
     phases: tuple[str, ...]
     events: tuple[Mapping[str, Any], ...]
     image: Mapping[str, Any] | None
+    calls: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def log(self) -> str:
@@ -51,6 +58,7 @@ class Stage:
     client: Client
     work: Path
     names: list[str] = field(default_factory=list)
+    began: float = 0.0
 
     def commit(self, ci: str = "", message: str = "Change files.", **more: Any) -> str:
         """Push a commit; `ci` is the indented body of a job `image_build` (more may follow), or a whole file."""
@@ -137,9 +145,56 @@ class Stage:
         """Set a fault for this project alone."""
         self.stand_in.arm(fault, project=self.project.path, **more)
 
+    def hook(self) -> None:
+        """Have GitLab tell the spawner of every step of jobs and pipelines."""
+        url = f"{self.client.url}/hooks/gitlab"
+        self.api("POST", "/hooks", {"url": url, "token": HOOK_SECRET, "job_events": True, "pipeline_events": True})
+
+    def open_request(self, branch: str, *, source: ProjectHandle | None = None) -> dict[str, Any]:
+        """Open a merge request into the main branch, from here or from a fork; returns its own pipeline."""
+        here = source or self.project
+        body = {"source_branch": branch, "target_branch": "main", "title": branch, "target_project_id": self.project.id}
+        made = self.stand_in.api("POST", f"/projects/{here.id}/merge_requests", user=here.owner, body=body)
+
+        def look() -> dict[str, Any] | None:
+            rows = self.api("GET", f"/merge_requests/{made['iid']}/pipelines")
+            return next((row for row in rows if row["source"] == "merge_request_event"), None)
+
+        return wait_for(look, seconds=60, what="a merge request's pipeline")
+
+    def struck(self) -> None:
+        """Wait until every fault that was set for the project has happened."""
+
+        def look() -> bool | None:
+            return all(row["project"] != self.project.path for row in self.stand_in.control("GET", "/faults")) or None
+
+        wait_for(look, seconds=30, what="a fault that happens")
+
+    def moved(self) -> None:
+        """Go on with the project where it is now."""
+        path = self.api("GET", "")["path_with_namespace"]
+        self.project = replace(self.project, path=path)
+
+    def kept_log(self) -> str:
+        """Return the build's log as the spawner keeps it for the last launch."""
+        text: str = self.client.call("GET", f"/api/notebooks/logs/{self.names[-1]}").json().get("image-build", "")
+        return text
+
     def launch(self, sha: str, **fields: Any) -> str:
         """Launch; without a fallback named, the end is a failure in words, which costs no start."""
-        name: str = self.client.launch(self.project, sha, **{"fallback": "fail", **fields})["name"]
+        self.began = self.began or time.monotonic()
+        namespace, _, project = self.project.path.rpartition("/")
+        body = {"namespace": namespace, "project": project, "commit_sha": sha, "branch": "main", "fallback": "fail"}
+
+        def look() -> str | None:
+            answer = self.client.call("POST", "/api/notebooks/servers", json={**body, **fields})
+            if answer.status_code == TOO_MANY:
+                return None  # another play has GitLab ask for a moment's patience
+            assert answer.ok, answer.text
+            found: str = answer.json()["name"]
+            return found
+
+        name = wait_for(look, seconds=10, what="a launch that GitLab has patience for")
         self.names.append(name)
         return name
 
@@ -166,8 +221,10 @@ class Stage:
             if event["event"] in until:
                 break
         assert act is None, f"no event '{at}': {events}"
+        calls = self.stand_in.requests(project_id=self.project.id, client="slipway")
+        seconds = time.monotonic() - self.began
         server = self.client.get(name)
-        return _told(events, server["slipway"] if server else {})
+        return replace(_told(events, server["slipway"] if server else {}), calls=calls, seconds=seconds)
 
     def _events(self, name: str) -> Any:
         ends = time.monotonic() + PLAY_SECONDS

@@ -7,7 +7,7 @@ Must not know: any insides of the spawner.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.functional.ladder import NOBODY, Stage, Told
 
@@ -15,11 +15,19 @@ Play = Callable[[Stage], Told]
 FELL = ("NEW", "WAITING", "FAILED")
 WAITED = ("NEW", "WAITING", "STARTING")
 AT_ONCE = ("NEW", "STARTING")
+LAUNCH_CALLS = 4  # the project, the branch, the commit, the refs that hold it
+QUEUE_CALLS = LAUNCH_CALLS + 3  # looks after 0, 2 and 7 s of the 15 s that a job may be queued here
+WAIT_CALLS = LAUNCH_CALLS + 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What is played, and what it must come to. `source` is an image's source, or the code of a failure."""
+    """What is played, and what it must come to. `source` is an image's source, or the code of a failure.
+
+    `calls` is the most that GitLab is asked about the project until then: four for each launch, then looks at the pace
+    of the plan, each one call where it knows the job, and two or three more where something changed. `is_once`: another
+    database and dispatcher would add nothing, so it is played on one way.
+    """
 
     name: str
     rows: tuple[str, ...]
@@ -27,21 +35,28 @@ class Scenario:
     source: str
     reason: str
     phases: tuple[str, ...]
+    calls: int
     log: str = ""
+    is_once: bool = False
 
 
 SCENARIOS: list[Scenario] = []
 
 
 def scenario(
-    *rows: str, source: str, reason: str, phases: tuple[str, ...] = FELL, log: str = ""
+    *rows: str,
+    source: str,
+    reason: str,
+    phases: tuple[str, ...] = FELL,
+    log: str = "",
+    calls: int = 0,
+    once: bool = False,
 ) -> Callable[[Play], Play]:
     """Put a play into the table."""
 
     def keep(play: Play) -> Play:
         name = play.__name__.replace("_", " ").strip()
-        made = Scenario(name=name, rows=rows, play=play, source=source, reason=reason, phases=phases, log=log)
-        SCENARIOS.append(made)
+        row(name, play, *rows, source=source, reason=reason, phases=phases, log=log, calls=calls, once=once)
         return play
 
     return keep
@@ -56,9 +71,32 @@ def falls(ci: str) -> Play:
     return play
 
 
-def row(name: str, play: Play, *rows: str, source: str, reason: str) -> None:
-    """Put a plain fall into the table."""
-    SCENARIOS.append(Scenario(name=name, rows=rows, play=play, source=source, reason=reason, phases=FELL))
+def row(
+    name: str,
+    play: Play,
+    *rows: str,
+    source: str,
+    reason: str,
+    phases: tuple[str, ...] = FELL,
+    log: str = "",
+    calls: int = 0,
+    once: bool = False,
+) -> None:
+    """Put a play into the table; without `calls`, at most those of a launch, or of one short wait."""
+    most = calls or (LAUNCH_CALLS if phases == AT_ONCE else WAIT_CALLS)
+    SCENARIOS.append(
+        Scenario(
+            name=name,
+            rows=rows,
+            play=play,
+            source=source,
+            reason=reason,
+            phases=phases,
+            log=log,
+            calls=most,
+            is_once=once,
+        )
+    )
 
 
 def builds(stage: Stage, sha: str, *, at: str = "WAITING", **fields: str) -> Told:
@@ -80,6 +118,7 @@ row(
     "pending",
     source="no_runner",
     reason="waits for a runner after",
+    calls=QUEUE_CALLS,
 )
 row(
     "an earlier stage is not done",
@@ -87,6 +126,7 @@ row(
     "created",
     source="build_not_started",
     reason="waits for an earlier stage",
+    calls=QUEUE_CALLS,
 )
 row(
     "a resource is held",
@@ -97,6 +137,7 @@ row(
     "waiting_for_resource",
     source="build_not_started",
     reason="waits for a resource",
+    calls=QUEUE_CALLS,
 )
 row(
     "an earlier stage failed",
@@ -111,6 +152,7 @@ row(
     "manual",
     source="build_manual",
     reason="waits for somebody to start it",
+    calls=LAUNCH_CALLS + 1,
 )
 row(
     "a delay that is too long",
@@ -118,6 +160,7 @@ row(
     "scheduled",
     source="build_scheduled",
     reason="too late to wait",
+    calls=QUEUE_CALLS,
 )
 row(
     "a failure that is allowed",
@@ -132,10 +175,11 @@ row(
     "case 2",
     source="no_build_job",
     reason="has no job named 'image_build'",
+    calls=LAUNCH_CALLS + 5,
 )
 
 
-@scenario("case 1", source="no_pipeline", reason="made no pipeline")
+@scenario("case 1", source="no_pipeline", reason="made no pipeline", calls=LAUNCH_CALLS + 9)
 def no_ci_at_all(stage: Stage) -> Told:
     return stage.watch(stage.launch(stage.commit("")))
 
@@ -144,16 +188,12 @@ def no_ci_at_all(stage: Stage) -> Told:
 def a_failure_with_its_lines(stage: Stage) -> Told:
     sha = stage.built("  script: ['sleep 1', 'echo no such package', 'exit 1']")
     told = stage.watch(stage.launch(sha), until=("failed",))
-    return _with_log(stage, told, stage.names[-1])
+    return _with_log(stage, told)
 
 
-def _with_log(stage: Stage, told: Told, name: str) -> Told:
+def _with_log(stage: Stage, told: Told) -> Told:
     """Add the kept log: what came last may come over the stream after the end."""
-    kept = stage.client.call("GET", f"/api/notebooks/logs/{name}").json().get("image-build", "")
-    event = {"event": "log", "text": kept}
-    return Told(
-        source=told.source, reason=told.reason, phases=told.phases, events=(*told.events, event), image=told.image
-    )
+    return replace(told, events=(*told.events, {"event": "log", "text": stage.kept_log()}))
 
 
 @scenario("canceled", "case 9", source="build_canceled", reason="was cancelled")
@@ -171,19 +211,19 @@ def a_force_push_takes_the_commit_away(stage: Stage) -> Told:
     return stage.watch(name, at="WAITING", act=lambda: stage.commit(ci, parent=first, branch="topic"))
 
 
-@scenario("case 1", source="no_build_job", reason="(skipped)")
+@scenario("case 1", source="no_build_job", reason="(skipped)", calls=LAUNCH_CALLS + 5)
 def a_message_that_skips_ci(stage: Stage) -> Told:
     return stage.watch(stage.launch(stage.built("  script: ['true']", "Write. [skip ci]")))
 
 
-@scenario("case 1", source="no_pipeline", reason="made no pipeline")
+@scenario("case 1", source="no_pipeline", reason="made no pipeline", calls=LAUNCH_CALLS + 9)
 def the_older_commit_of_a_push(stage: Stage) -> Told:
     older, newer = stage.commit_two(f"  {NOBODY}\n  script: ['true']")
     stage.stand_in.wait_for_pipeline(stage.project, newer)
     return stage.watch(stage.launch(older))
 
 
-@scenario("case 6", source="no_runner", reason="(job ")
+@scenario("case 6", source="no_runner", reason="(job ", calls=QUEUE_CALLS)
 def a_retry_has_a_new_id(stage: Stage) -> Told:
     sha = stage.built(f"  {NOBODY}\n  script: ['true']")
     first = stage.job(sha, "pending")
@@ -195,7 +235,7 @@ def a_retry_has_a_new_id(stage: Stage) -> Told:
     return told
 
 
-@scenario("case 10", source="build_failed", reason="a command of the job failed")
+@scenario("case 10", source="build_failed", reason="a command of the job failed", calls=LAUNCH_CALLS + 3)
 def a_failure_whose_log_was_erased(stage: Stage) -> Told:
     sha = stage.built("  script: [exit 1]")
     stage.api("POST", f"/jobs/{stage.job(sha, 'failed')['id']}/erase")
@@ -228,7 +268,7 @@ def a_tag_that_was_deleted(stage: Stage) -> Told:
     return stage.watch(stage.launch(sha))
 
 
-@scenario("job_stuck_pending", source="no_runner", reason="waits for a runner after")
+@scenario("job_stuck_pending", source="no_runner", reason="waits for a runner after", calls=QUEUE_CALLS)
 def a_job_that_sticks(stage: Stage) -> Told:
     stage.arm("job_stuck_pending", times=1)
     return stage.watch(stage.launch(stage.built("  script: ['true']")))
@@ -250,26 +290,26 @@ def a_short_delay(stage: Stage) -> Told:
     return builds(stage, stage.built("  when: delayed\n  start_in: 3 seconds\n  script: ['true']"))
 
 
-@scenario("manual", "build now", source="built", reason=BUILT, phases=WAITED)
+@scenario("manual", "build now", source="built", reason=BUILT, phases=WAITED, calls=2 * WAIT_CALLS)
 def a_manual_job_that_the_launch_starts(stage: Stage) -> Told:
     sha = stage.commit("  when: manual\n  script: [sleep 2]")
     stage.job(sha, "manual")
     return builds(stage, sha, build="now")
 
 
-@scenario("build now", source="built", reason=BUILT, phases=WAITED)
+@scenario("build now", source="built", reason=BUILT, phases=WAITED, calls=3 * WAIT_CALLS)
 def a_pipeline_that_the_launch_makes(stage: Stage) -> Told:
     return builds(stage, stage.commit("  script: [sleep 2]", push_options=["ci.skip"]), build="now")
 
 
-@scenario("manual", "build now", source="built", reason=BUILT, phases=WAITED)
+@scenario("manual", "build now", source="built", reason=BUILT, phases=WAITED, calls=2 * WAIT_CALLS)
 def a_manual_job_that_an_earlier_launch_saw(stage: Stage) -> Told:
     sha = stage.built("  when: manual\n  script: [sleep 2]")
     assert stage.watch(stage.launch(sha)).source == "build_manual"
     return builds(stage, sha, build="now")
 
 
-@scenario("failed", "build now", source="built", reason=BUILT, phases=WAITED)
+@scenario("failed", "build now", source="built", reason=BUILT, phases=WAITED, calls=2 * WAIT_CALLS)
 def a_failed_job_that_the_launch_retries(stage: Stage) -> Told:
     tried = stage.work / "tried"
     sha = stage.built(f"  script: [\"if mkdir '{tried}'; then exit 1; fi\", sleep 2]")
@@ -277,7 +317,7 @@ def a_failed_job_that_the_launch_retries(stage: Stage) -> Told:
     return builds(stage, sha, build="now")
 
 
-@scenario("failed", "build now", source="build_failed", reason="a command of the job failed")
+@scenario("failed", "build now", source="build_failed", reason="a command of the job failed", calls=2 * WAIT_CALLS)
 def a_failed_job_that_is_retried_once(stage: Stage) -> Told:
     sha = stage.built("  script: [exit 1]")
     first = stage.job(sha, "failed")
@@ -288,7 +328,9 @@ def a_failed_job_that_is_retried_once(stage: Stage) -> Told:
     return told
 
 
-@scenario("bad_gateway_html", "build now", source="build_failed", reason="a command of the job failed")
+@scenario(
+    "bad_gateway_html", "build now", source="build_failed", reason="a command of the job failed", calls=2 * WAIT_CALLS
+)
 def a_build_that_is_asked_for_while_gitlab_is_away(stage: Stage) -> Told:
     sha = stage.built("  when: manual\n  script: [exit 1]")
     stage.job(sha, "manual")

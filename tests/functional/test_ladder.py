@@ -5,8 +5,10 @@ for; the source, the reason and the phases of each, and a relaunch on the image 
 Left out, each with its reason in NOT_PLAYED; what is pure is in tests/unit/images/test_resolve.py.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +18,29 @@ from spawner.ports import JobStatus
 from spawner.testing.gitlab.client import UserHandle
 from spawner.testing.gitlab.faults import Kind
 from spawner.testing.gitlab.standin import StandIn
+from tests.functional import ladder_edges
 from tests.functional.conftest import WAYS, Maker, grouped
 from tests.functional.environment_images import push_image
-from tests.functional.ladder import Stage, Told
-from tests.functional.ladder_scenarios import SCENARIOS, Scenario
+from tests.functional.ladder import HOOK_SECRET, Stage, Told
+from tests.functional.ladder_scenarios import SCENARIOS, Scenario, arrive
 from tests.installation import Installation, wait_for
 from tests.surroundings import Folder
 
 AT_ONCE = 6  # plays at a time: most of each is waiting
 EDGE_CASES = {f"case {number}" for number in range(1, 14)}
 ASKED = {"start now", "build now", "build never", "fallback ancestor", "same environment", "short tag", "requested"}
+HINTS = {"hook"}
 NOT_PLAYED: Mapping[str, str] = {
-    JobStatus.PREPARING: "no job of a runner's is ever seen in it: the stand-in leaves it in the same moment",
-    JobStatus.WAITING_FOR_CALLBACK: "the stand-in has no job that waits for an outside answer",
-    JobStatus.CANCELING: "the stand-in's runner cannot cancel gracefully; comes with the real GitLab",
     JobStatus.UNKNOWN: "no GitLab of today says it",
-    "case 4": "the stand-in makes no merge request pipelines yet; comes with the real GitLab",
-    "case 5": "the stand-in makes no child pipelines yet; comes with the real GitLab",
 }
 
 
-def _settings(stand_in: StandIn, lesser: str) -> dict[str, str]:
+def _settings(stand_in: StandIn, lesser: str, folder: Path) -> dict[str, str]:
+    secret = folder / "hook-secret"
+    secret.touch(mode=0o600)
+    secret.write_text(HOOK_SECRET)
     return {
+        "GITLAB__WEBHOOK_SECRET_FILE": str(secret),
         "IMAGES__GRACE_SECONDS": "10",
         "IMAGES__QUEUE_BUDGET_SECONDS": "15",
         "IMAGES__PUSH_LAG_SECONDS": "8",
@@ -59,10 +62,10 @@ def _push_plain(stand_in: StandIn, project: object, tag: str) -> str:
 
 @pytest.fixture(scope="module", params=grouped("ladder"))  # the plays overlap, in one process
 def installation(
-    request: pytest.FixtureRequest, make: Maker, stand_in: StandIn, standalone_root: Path, lesser: str
+    request: pytest.FixtureRequest, make: Maker, stand_in: StandIn, standalone_root: Path, lesser: str, folder: Folder
 ) -> Iterator[Installation]:
     """A spawner with short budgets, of each way."""
-    made = make(request.param, root=standalone_root, settings=_settings(stand_in, lesser))
+    made = make(request.param, root=standalone_root, settings=_settings(stand_in, lesser, folder("hooks")))
     try:
         made.start()
         yield made
@@ -103,23 +106,28 @@ def plays(
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
 def test_a_scenario(plays: Mapping[str, Future[Told]], scenario: Scenario) -> None:
-    """A launch is decided as the table says: by this source or failure, in these words, through these phases."""
+    """A launch is decided as the table says: by this source or failure, in these words, through these phases.
+
+    GitLab is asked no more often than the table says.
+    """
     told = plays[scenario.name].result(240)
 
     assert told.source in scenario.source.split("|"), told
     assert told.phases == scenario.phases, told
+    assert 0 < sum(told.calls.values()) <= scenario.calls, (told.seconds, told.calls)
     assert scenario.reason in told.reason
     assert scenario.log in told.log, told.log
 
 
 def test_no_row_is_missing() -> None:
     """Every status, edge case and fault has a scenario or a reason why it has none, and nobody names another row."""
-    wanted = {*(status.value for status in JobStatus), *EDGE_CASES, *(kind.value for kind in Kind), *ASKED}
+    wanted = {*(status.value for status in JobStatus), *EDGE_CASES, *(kind.value for kind in Kind), *ASKED, *HINTS}
     played = {row for scenario in SCENARIOS for row in scenario.rows}
 
     assert played | set(NOT_PLAYED) == wanted
     assert played & set(NOT_PLAYED) == set()
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
+    assert ladder_edges.__doc__, "its scenarios are in the table because it was imported"
 
 
 def test_a_session_moves_to_the_image_that_arrived(
@@ -153,3 +161,45 @@ def test_a_session_moves_to_the_image_that_arrived(
 def _source(stage: Stage, name: str) -> str:
     server = stage.client.get(name) or {"slipway": {"image": None}}
     return str((server["slipway"]["image"] or {}).get("source"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Several people need root: run this suite as root.")
+def test_of_two_who_wait_one_may_lose_the_token(
+    stand_in: StandIn, installation: Installation, alice: UserHandle, bob: UserHandle, folder: Folder
+) -> None:
+    """A waiter whose token GitLab takes back stops nobody: the other's is used, and the other is told nothing."""
+    way = WAYS[installation.with_celery]
+    project = stand_in.add_project(f"alice/shared-{way}", owner=alice)
+    stand_in.add_member(project, bob, 30)
+    lost = replace(alice, token=stand_in.add_token(alice.id))
+    first = Stage(stand_in=stand_in, project=project, client=installation.client(lost), work=folder("first"))
+    second = Stage(stand_in=stand_in, project=project, client=installation.client(bob), work=folder("second"))
+    sha = first.built("  script: [sleep 5]")
+    first.client.reaches(first.launch(sha), "WAITING")
+    name = second.launch(sha)
+
+    def act() -> None:
+        stand_in.api("DELETE", "/personal_access_tokens/self", user=lost)
+        arrive(second, sha)
+
+    told = second.watch(name, at="WAITING", act=act)
+
+    assert (told.source, told.phases) == ("built", ("NEW", "WAITING", "STARTING")), told
+    assert [event for event in told.events if "cannot be asked" in str(event["message"])] == []
+    second.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Several people need root: run this suite as root.")
+def test_a_build_is_not_begun_by_who_may_not(
+    stand_in: StandIn, installation: Installation, alice: UserHandle, bob: UserHandle, folder: Folder
+) -> None:
+    """A reporter's "build now" on a manual job ends in GitLab's refusal, in words, and the job is as it was."""
+    way = WAYS[installation.with_celery]
+    project = stand_in.add_project(f"alice/guarded-{way}", owner=alice)
+    stand_in.add_member(project, bob, 20)
+    stage = Stage(stand_in=stand_in, project=project, client=installation.client(bob), work=folder("guarded"))
+    sha = stage.built("  when: manual\n  script: ['true']")
+    told = stage.watch(stage.launch(sha, build="now"))
+
+    assert (told.source, "GitLab does not allow it" in told.reason) == ("build_refused", True), told
+    assert stage.jobs(sha)[0]["status"] == "manual"
