@@ -74,6 +74,9 @@ ROWS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "/api/v4/projects/{id}/badges/render",
         {"link_url": "http://a.example/", "image_url": "http://a.example/b"},
     ),
+    ("POST", "/api/v4/projects/{id}/deploy_tokens", {"name": "pull", "scopes": ["read_registry"]}),
+    ("GET", "/api/v4/projects/{id}/deploy_tokens", {}),
+    ("GET", "/api/v4/projects/{id}/deploy_tokens/{token_id}", {}),
 )
 
 # What the product reads of GitLab's answers, by definition; "Response fields used" of the reference.
@@ -140,6 +143,7 @@ READ: dict[str, frozenset[str]] = {
     "API_Entities_MergeRequestBasic": frozenset({"iid", "state", "source_branch"}),
     "API_Entities_Ci_Bridge": frozenset({"name", "status", "downstream_pipeline"}),
     "API_Entities_ProjectHook": frozenset({"id", "url", "alert_status", "disabled_until"}),
+    "API_Entities_DeployTokenWithToken": frozenset({"id", "username", "token"}),
     "API_Entities_Badge": frozenset({"id", "name", "link_url", "image_url", "rendered_link_url", "kind"}),
 }
 
@@ -203,6 +207,8 @@ ask: {script: ["true"], when: manual}
     hook = stand_in.api("POST", f"{base}/hooks", user=cast.owner, body={"url": "http://127.0.0.1:9/"})
     badge_body = {"link_url": "http://a.example/", "image_url": "http://a.example/b"}
     badge = stand_in.api("POST", f"{base}/badges", user=cast.owner, body=badge_body)
+    token_body = {"name": "pull", "scopes": ["read_registry"]}
+    token_row = stand_in.api("POST", f"{base}/deploy_tokens", user=cast.owner, body=token_body)
     (repository,) = stand_in.api("GET", f"{base}/registry/repositories", user=cast.owner)
     values = {
         "id": made.id,
@@ -217,6 +223,7 @@ ask: {script: ["true"], when: manual}
         "hook_id": hook["id"],
         "badge_id": badge["id"],
         "merge_request_iid": request["iid"],
+        "token_id": token_row["id"],
     }
     played = values | {"job_id": asked["id"]}
     return lambda name, template: (played if template.endswith("/play") else values)[name]
