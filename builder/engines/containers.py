@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -49,10 +50,10 @@ _FROM = re.compile(
 )
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _REFUSED = re.compile(
-    r"denied|unauthorized|authentication required|no basic auth|401|403 Forbidden|insufficient_scope", re.IGNORECASE
+    r"denied|unauthorized|authentication required|no basic auth|\b40[13]\b|insufficient_scope", re.IGNORECASE
 )
 _AWAY = re.compile(
-    r"connection refused|no such host|i/o timeout|TLS handshake|connection reset|50[0-9] |Cannot connect to the Docker",
+    r"connection refused|no such host|i/o timeout|TLS handshake|connection reset|\b50[0-9]\b|Cannot connect to the Docker",
     re.IGNORECASE,
 )
 
@@ -187,27 +188,34 @@ class Ran:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None], *, seconds: float) -> Ran:
-    """Run a program, passing on each line as it comes; an interrupt ends it and all that it started."""
+    """Run a program, passing on each line as it comes; its end, a time limit or an interrupt ends all it started."""
     process = subprocess.Popen(
         list(command), env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     kept: deque[str] = deque(maxlen=KEPT_LINES)
+    limit = threading.Timer(seconds, _end, [process])
+    limit.daemon = True
+    limit.start()
     try:
         assert process.stdout is not None  # noqa: S101 - asked for above
-        for line in process.stdout:
-            kept.append(line.rstrip("\n"))
-            say(kept[-1])
-        code = process.wait(timeout=seconds)
+        with process.stdout as lines:
+            for line in lines:
+                kept.append(line.rstrip("\n"))
+                say(kept[-1])
+        return Ran(code=process.wait(), lines=tuple(kept))
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _end(process)
         process.wait()
         raise
     finally:
-        if process.stdout is not None:
-            process.stdout.close()
-    return Ran(code=code, lines=tuple(kept))
+        limit.cancel()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a program and everything in its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def own_environment(**more: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from builder.engines.docker import find_docker
 from builder.errors import BuildFailedError
 from builder.tags import Label, environment_tag
 from tests.containers.daemon import docker_daemon
+from tests.containers.registry import PASSWORDS
 from tests.contract.engine.conftest import Job
 from tests.unit.builder.commits import await_true
 
@@ -245,6 +246,7 @@ def test_a_job_that_is_cancelled_leaves_nothing(job: Job) -> None:
         )  # fmt: skip
     try:
         await_true(lambda: _is_running(f"sleep\0{mark}"), "the step")
+        assert not _is_running(PASSWORDS["ada"]), "a password is somebody's argument"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM
     finally:

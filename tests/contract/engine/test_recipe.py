@@ -55,6 +55,9 @@ def test_a_changed_requirement_installs_anew_what_it_changed(job: Job, index: In
     report = job.report()
     assert report["added"] == [f"{name}=={PREFERRED[name]}" for name in sorted(PREFERRED)]
     assert (report["python"], report["packages"], report["recipe"]) == ("3.11", 5, "python-1")
+    lies_on = job.client.head(PYTHON, "1")
+    assert lies_on is not None
+    assert report["base_digest"] == lies_on.digest
     configuration = job.configuration(first)
     assert (configuration["User"], configuration["WorkingDir"]) == ("1000", "/home/jovyan")
     assert configuration["Labels"][Label.UID] == "1000"
