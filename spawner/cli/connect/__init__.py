@@ -26,6 +26,7 @@ from spawner.ports import Credential, CredentialKind
 
 F = TypeVar("F", bound=Callable[..., Any])
 TIMEOUT_SECONDS = 30.0
+BUILD_SCOPE = "api"
 _COLOURS = {Outcome.LACKS: "red", Outcome.WOULD: "yellow", Outcome.KEPT: "cyan"}
 
 
@@ -79,7 +80,7 @@ def connect_command(  # noqa: PLR0913 - one parameter an option
     there = kept.settings()
     wish = Wish(
         public_url=_origin(public_url or there.get("SPAWNER_HTTP__PUBLIC_URL") or HTTP().public_url),
-        scopes=tuple(there.get("SPAWNER_GITLAB__SCOPES", "").replace(",", " ").split()) or Forge().scopes,
+        scopes=_scopes(there.get("SPAWNER_GITLAB__SCOPES", "")),
         build_job=there.get("SPAWNER_IMAGES__BUILD_JOB") or Images().build_job,
         projects=projects,
         groups=groups,
@@ -112,6 +113,12 @@ def _site(gitlab_url: str, token_file: Path | None, ca_file: Path | None) -> Adm
         token = click.prompt("A GitLab token with the scope api (it is not kept)", hide_input=True, err=True).strip()
     credential = Credential(forge=config.DEFAULT_FORGE, token=token, kind=CredentialKind.PERSONAL)
     return Administration(gitlab_url, credential, timeout_seconds=TIMEOUT_SECONDS, ca_file=ca_file)
+
+
+def _scopes(asked: str) -> tuple[str, ...]:
+    """Return what the application must have: what a sign-in asks for, and `api`, asked for when a build is pressed."""
+    named = tuple(asked.replace(",", " ").split()) or Forge().scopes
+    return named if BUILD_SCOPE in named else (*named, BUILD_SCOPE)
 
 
 def _origin(url: str) -> str:
