@@ -21,6 +21,7 @@ from builder.engines.choosing import EngineName, open_engine
 from builder.engines.containers import CACHE_SUFFIX, Engine, Network, Order, Workplace
 from builder.errors import BuildFailedError, ProjectError, capped
 from builder.indexes import build_secrets
+from builder.key import DOCKERFILE_RECIPE
 from builder.rendering import NOTES_FOLDER, ContainerRecipe, base_image, container_dockerfile
 from builder.stage import stage
 
@@ -129,15 +130,8 @@ class ContainerMaker:
 
 def _recipe(staged: Path, key: Key, options: Options, folder: Path) -> _Recipe:
     """Choose what to build by, as the key did."""
-    named = key.image.get("dockerfile")
-    if key.recipe == "dockerfile":
-        path = next((path for path in ([named] if named else DOCKERFILES) if (staged / path).is_file()), None)
-        if path is None:
-            raise ProjectError(f"{named or 'Dockerfile'} is not a file of this commit.")
-        context = staged / str(key.image.get("context") or ".")
-        if not context.is_dir():
-            raise ProjectError(f"[image] context in slipway.toml names “{key.image['context']}”, which is no folder.")
-        return _Recipe(text=(staged / path).read_text(encoding="utf-8", errors="replace"), context=context)
+    if key.recipe == DOCKERFILE_RECIPE:
+        return _from_dockerfile(staged, key)
     if key.recipe == stacks.RECIPE:
         made = repo2docker.assemble(
             staged, _empty(folder), platform=key.platform, base=options.base or key.image.get("base")
@@ -146,6 +140,25 @@ def _recipe(staged: Path, key: Key, options: Options, folder: Path) -> _Recipe:
         return _Recipe(text=made.dockerfile, context=made.context, notes=(note,), arguments=made.arguments)
     recipe = recipe_of(staged, key, base=options.base, mirror=options.mirror)
     return _Recipe(text=container_dockerfile(recipe), context=staged, notes=recipe.notes, is_ours=True)
+
+
+def _from_dockerfile(staged: Path, key: Key) -> _Recipe:
+    named = key.image.get("dockerfile")
+    path = next((path for path in ([named] if named else DOCKERFILES) if _inside(staged, path).is_file()), None)
+    if path is None:
+        raise ProjectError(f"{named or 'Dockerfile'} is not a file of this commit.")
+    context = _inside(staged, str(key.image.get("context") or "."))
+    if not context.is_dir():
+        raise ProjectError(f"[image] context in slipway.toml names “{key.image['context']}”, which is no folder.")
+    return _Recipe(text=_inside(staged, path).read_text(encoding="utf-8", errors="replace"), context=context)
+
+
+def _inside(staged: Path, path: str) -> Path:
+    """Find a path that the commit names; ProjectError if it leaves what was staged, whatever links it goes by."""
+    found = (staged / path).resolve()
+    if not found.is_relative_to(staged.resolve()):
+        raise ProjectError(f"“{capped(path)}” under [image] in slipway.toml must lie inside the repository.")
+    return found
 
 
 def recipe_of(folder: Path, key: Key, *, base: str | None = None, mirror: str | None = None) -> ContainerRecipe:

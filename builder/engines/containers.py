@@ -53,7 +53,8 @@ _REFUSED = re.compile(
     r"denied|unauthorized|authentication required|no basic auth|\b40[13]\b|insufficient_scope", re.IGNORECASE
 )
 _AWAY = re.compile(
-    r"connection refused|no such host|i/o timeout|TLS handshake|connection reset|\b50[0-9]\b|Cannot connect to the Docker",
+    r"connection refused|no such host|i/o timeout|TLS handshake|connection reset|\b50[0-9]\b|"
+    r"Cannot connect to the Docker daemon",
     re.IGNORECASE,
 )
 
