@@ -45,8 +45,9 @@ class Way(StrEnum):
 class Choice:
     """One public history: where it is from, why it was chosen, and what of it declares an environment.
 
-    `folders` are listed, `texts` kept. `dockerfiles` are looked for in this order; for one that is not where a
-    Dockerfile is found by itself, the commit is read as if its slipway.toml named it. Only the `newest` commits count.
+    `folders` are listed, with those in them but for the root, and `texts` kept. `dockerfiles` are looked for in this
+    order; for one that is not where a Dockerfile is found by itself, the commit is read as if its slipway.toml named
+    it. Only the `newest` commits count.
     """
 
     name: str
@@ -72,8 +73,16 @@ CHOICES = (
             "Made from Renku's Python template, whose Dockerfile it keeps for 232 of 234 commits and edits in 22; "
             "environment.yml changes in 36; towards the end the project's own code is copied into the image."
         ),
-        folders=("",),
-        texts=("Dockerfile", ".dockerignore", "environment.yml", "requirements.txt"),
+        folders=("", "mzbsuite"),
+        texts=(
+            "Dockerfile",
+            ".dockerignore",
+            "environment.yml",
+            "requirements.txt",
+            "pyproject.toml",
+            "setup.py",
+            ".gitattributes",
+        ),
         dockerfiles=("Dockerfile",),
     ),
     Choice(
@@ -87,7 +96,15 @@ CHOICES = (
             "with comments that change on their own; environment.yml before that, and a runtime.txt."
         ),
         folders=("", "binder"),
-        texts=("requirements.txt", "runtime.txt", "pyproject.toml", "environment.yml", "setup.cfg", "postBuild"),
+        texts=(
+            "requirements.txt",
+            "requirements-dev.txt",
+            "requirements-unpinned.txt",
+            "runtime.txt",
+            "pyproject.toml",
+            "environment.yml",
+            "postBuild",
+        ),
     ),
     Choice(
         name="dockerfile",
@@ -100,7 +117,15 @@ CHOICES = (
             "edited, moves into a folder, and copies environment.yml and a shell script."
         ),
         folders=("", "docker"),
-        texts=("Dockerfile", "docker/Dockerfile", ".dockerignore", "environment.yml", "requirements.txt", "apt.txt"),
+        texts=(
+            "Dockerfile",
+            "docker/Dockerfile",
+            ".dockerignore",
+            "environment.yml",
+            "requirements.txt",
+            "requirements_macosx.txt",
+            "apt.txt",
+        ),
         dockerfiles=("Dockerfile", "docker/Dockerfile"),
     ),
     Choice(
@@ -167,7 +192,11 @@ class RecordedCommit:
         found = (
             (path, self._entry(path)) for path in sorted({*paths, *([".dockerignore"] if choice.dockerfiles else [])})
         )
-        return tuple((path, entry.sha) for path, entry in found if entry is not None)
+        is_whole = (
+            "." in paths or "" in paths or (choice.dockerfiles and self._dockerfile is None and self._is_installed)
+        )
+        whole = [(".", self.folders[""])] if is_whole else []
+        return (*whole, *((path, entry.sha) for path, entry in found if entry is not None))
 
     def declares(self) -> str:
         """Return what is declared, in words of its own."""
@@ -177,7 +206,7 @@ class RecordedCommit:
                 for one in buildkit.parse_string(self._text(self._dockerfile))
             ]
             return repr((said, [found for found in self.files() if found[0] != self._dockerfile]))
-        return repr([_DECLARED.get(path, str)(self._text(path)) for path, _ in self.files()])
+        return repr([_DECLARED.get(path, str)(self._text(path)) if path != "." else sha for path, sha in self.files()])
 
     @cached_property
     def _listings(self) -> Mapping[str, Mapping[str, Entry]]:
@@ -206,6 +235,12 @@ class RecordedCommit:
                 return path
         return None
 
+    @property
+    def _is_installed(self) -> bool:
+        """Tell whether environment.yml installs the repository itself."""
+        text = self._text("environment.yml") if self._entry("environment.yml") is not None else ""
+        return bool(re.search(r"^\s*- (-e )?\.\s*$", text, re.MULTILINE))
+
     def _entry(self, path: str) -> Entry | None:
         folder, _, name = path.rpartition("/")
         return self._listings.get(folder, {}).get(name)
@@ -227,7 +262,10 @@ def _requirement_lines(text: str) -> str:
 
 
 def _poetry_tables(text: str) -> str:
-    document = tomllib.loads(text)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return text
     poetry = document.get("tool", {}).get("poetry", {})
     kept = {name: poetry.get(name) for name in ("dependencies", "dev-dependencies", "group", "extras", "source")}
     return repr((kept, document.get("project", {}).get("dependencies"), document.get("build-system")))
@@ -240,6 +278,8 @@ def _poetry_lock(text: str) -> str:
 
 _DECLARED = {
     "requirements.txt": _requirement_lines,
+    "requirements-dev.txt": _requirement_lines,
+    "requirements-unpinned.txt": _requirement_lines,
     "pyproject.toml": _poetry_tables,
     "poetry.lock": _poetry_lock,
 }
@@ -272,7 +312,9 @@ def record(choice: Choice, git_dir: Path) -> None:
 
 def _listed(choice: Choice, git_dir: Path, commit: str, document: dict[str, Any]) -> dict[str, str]:
     folders: dict[str, str] = {}
-    for folder in choice.folders:
+    waiting = list(choice.folders)
+    while waiting:
+        folder = waiting.pop()
         named = f"{commit}:{folder}" if folder else f"{commit}^{{tree}}"
         tree = _git(git_dir, "rev-parse", "--verify", "--quiet", named, is_optional=True).decode().strip()
         if not tree or _git(git_dir, "cat-file", "-t", tree).strip() != b"tree":
@@ -281,6 +323,7 @@ def _listed(choice: Choice, git_dir: Path, commit: str, document: dict[str, Any]
         if tree not in document["trees"]:
             rows = _git(git_dir, "ls-tree", "-z", tree).decode("utf-8", "surrogateescape").split("\0")
             document["trees"][tree] = [[*one.split("\t")[0].split(), one.split("\t")[1]] for one in rows if one]
+        waiting += [f"{folder}/{row[3]}" for row in document["trees"][tree] if folder and row[1] == "tree"]
         wanted = {path.rpartition("/")[2] for path in choice.texts if path.rpartition("/")[0] == folder}
         for _, _, sha, name in document["trees"][tree]:
             if name in wanted and sha not in document["texts"]:

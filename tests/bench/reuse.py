@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from builder.key import environment_keys
+from builder.errors import NoRecipeError
+from builder.key import environment_key, environment_keys
 from builder.tags import environment_tag
 from builder.trees import GitTree
 from spawner.gitlab.trees import KeyCache
@@ -20,7 +21,7 @@ from spawner.names import CommitSha
 from spawner.ports import Credential, CredentialKind
 from spawner.testing.gitlab.client import ProjectHandle
 from spawner.testing.gitlab.standin import StandIn
-from tests.bench import memory_runtime, stage
+from tests.bench import memory_runtime, public, stage
 from tests.bench.ci import PIPELINE, push_image
 from tests.bench.figures import Report, Row
 from tests.bench.histories import ENVIRONMENT_FILES, History, generated, samples
@@ -28,6 +29,7 @@ from tests.installation import Client
 
 if TYPE_CHECKING:
     from builder.entries import Entry
+    from builder.snapshot import Memory
 
 T = TypeVar("T")
 NAME = "reuse"
@@ -49,6 +51,11 @@ def measure(place: Path, runs: int) -> Report:
         keys = [_keys_of(history, made.sha, times, process_times) for made in history.commits]
         wrong += _wrong(history, keys)
         rows.append(_share(history, keys))
+    public_times: list[float] = []
+    for recorded in public.public():
+        row, wrong_here = _recorded(recorded, public_times)
+        rows.append(row)
+        wrong += wrong_here
     rows.append(
         Row(name="reuse of another environment", unit="commits", ours=(float(wrong),), target="none", met=wrong == 0)
     )
@@ -56,12 +63,16 @@ def measure(place: Path, runs: int) -> Report:
     rows += [
         launched,
         _cost("key of a commit, its tree in memory", times, is_target=True),
+        _cost("the same, of the public histories", public_times, is_target=True),
         _cost("the same, read by Git from a repository at hand", process_times, is_target=False),
         _cost("the same, kept by its SHA", kept, is_target=True),
     ]
     notes = (
         f"Generated histories have {COMMITS} commits; what changes, and how often, is a guess at real projects.",
         f"The oracle: commits whose files, byte for byte, have appeared in that history before: {_ORACLES}.",
+        *(f"{choice.name}: {choice.origin}, {choice.kind}. {choice.reason}" for choice in public.CHOICES),
+        "Public histories were chosen, and committed, before any was measured.",
+        "With a Dockerfile, the oracle's files are the Dockerfile and what its COPY and ADD name.",
     )
     return Report(name=NAME, job=JOB, rows=tuple(rows), notes=notes)
 
@@ -105,9 +116,34 @@ def _remembering(ask: Callable[[str], T], known: dict[str, T]) -> Callable[[str]
     return answer
 
 
+def _recorded(history: public.Recorded, times: list[float]) -> tuple[Row, int]:
+    """Return a public history's share beside the oracle's, and how many of its reuses are wrong."""
+    memory: Memory = {}
+    declared: dict[str, str] = {}
+    seen: set[tuple[tuple[str, str], ...]] = set()
+    ours = oracle = same = wrong = count = 0
+    for number in range(len(history.commits)):
+        commit = history.at(number)
+        try:
+            digest = environment_key(commit.tree, commit.read, kind=history.choice.kind, memory=memory).digest
+        except NoRecipeError:
+            continue  # it declares nothing that could be reused
+        began = time.perf_counter()
+        environment_key(commit.tree, commit.read, kind=history.choice.kind, memory=memory)
+        times.append((time.perf_counter() - began) * 1000)
+        files, declares = commit.files(), commit.declares()
+        count += 1
+        oracle += files in seen
+        ours += digest in declared
+        same += digest in declared and files not in seen
+        wrong += declared.setdefault(digest, declares) != declares
+        seen.add(files)
+    return _beside(f"public: {history.choice.name}", count, ours, oracle, same), wrong
+
+
 def _share(history: History, keys: Sequence[frozenset[str]]) -> Row:
     """Return the share of commits whose key was there before, beside the oracle's."""
-    ours = oracle = changed = same = 0
+    ours = oracle = same = 0
     seen_keys: set[str] = set()
     seen_files: set[tuple[tuple[str, str], ...]] = set()
     for made, found in zip(history.commits, keys, strict=True):
@@ -115,20 +151,22 @@ def _share(history: History, keys: Sequence[frozenset[str]]) -> Row:
         is_known, is_reused = files in seen_files, bool(found & seen_keys)
         oracle += is_known
         ours += is_reused
-        changed += not is_known
         same += is_reused and not is_known
         seen_files.add(files)
         seen_keys |= found
-    count = len(history.commits)
+    return _beside(history.name, len(history.commits), ours, oracle, same)
+
+
+def _beside(name: str, count: int, ours: int, oracle: int, same: int) -> Row:
     return Row(
-        name=f"{history.name}, {count} commits",
+        name=f"{name}, {count} commits",
         unit="%",
         ours=(100 * ours / count,),
         beside=(100 * oracle / count,),
         beside_what="the oracle",
         target="≥ the oracle",
         met=ours >= oracle,
-        note=f"{same} of {changed} commits with changed files declare what was there before",
+        note=f"{same} of {count - oracle} commits with changed files declare what was there before",
     )
 
 
