@@ -80,7 +80,7 @@ def control_paths(snapshot: Snapshot) -> tuple[str, ...]:
     Where `slipway.toml` may name another Dockerfile, those in the root and the folders in it are among them.
     """
     found = [path for place in DOCKERFILES for path in (place, f"{place}.dockerignore")]
-    found += CONTEXT_IGNORE_FILES
+    found += [*CONTEXT_IGNORE_FILES, ".gitattributes"]
     root = snapshot.entries("")
     if SETTINGS_FILE in root:
         folders = [name for name, entry in root.items() if entry.type is EntryType.TREE][:MOST_FOLDERS_LOOKED_INTO]
@@ -111,6 +111,7 @@ def ignore_file(snapshot: Snapshot, dockerfile: str, folder: str) -> str | None:
 
 def count(inputs: Inputs, settings: ImageSettings, dockerfile: str, *, platform: str) -> Counted:
     """Count the Dockerfile, its ignore file and everything that the build can read."""
+    inputs.is_reading_attributes = True
     snapshot = inputs.snapshot
     folder = settings.context or ""
     ignoring = ignore_file(snapshot, dockerfile, folder)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from builder import requirements, stacks
@@ -154,13 +155,14 @@ def detect(inputs: Inputs, settings: ImageSettings, kind: Kind) -> Detected:
     _refuse_unfit(names, source, settings, kind)
     chosen = source or Source.NOTHING
     mutable = list(_collect(inputs, folder, names, chosen))
-    if chosen not in {Source.REQUIREMENTS, Source.PIPFILE, Source.PIPFILE_LOCK, Source.NOTHING}:
+    is_other = kind is Kind.CONTAINER and stacks.is_other(snapshot, folder, names, settings)
+    if not is_other and chosen not in {Source.REQUIREMENTS, Source.PIPFILE, Source.PIPFILE_LOCK, Source.NOTHING}:
         _count_project(inputs, folder)
-    if "postBuild" in names and settings.paths is None:
+    if kind is Kind.CONTAINER and "postBuild" in names and settings.paths is None:  # an environment never runs it
         inputs.count_everything("postBuild may read any file ([image] paths can say which it reads)")
     for path in settings.paths or ():
         inputs.add(path)
-    if kind is Kind.CONTAINER and stacks.is_other(snapshot, folder, names, settings):
+    if is_other:
         if settings.paths is None:
             stacks.count_built_code(inputs, folder, names)
         return Detected(folder=folder, source=chosen, mutable=tuple(mutable), recipe=stacks.RECIPE)
@@ -348,6 +350,11 @@ def _document(snapshot: Snapshot, path: str) -> Mapping[str, Any]:
     content = snapshot.content(path)
     if content is None:
         return {}
+    return _parsed(content)
+
+
+@lru_cache(maxsize=64)
+def _parsed(content: bytes) -> Mapping[str, Any]:
     try:
         return toml(content)
     except (ValueError, RecursionError):

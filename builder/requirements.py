@@ -12,6 +12,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -68,6 +69,7 @@ _FILE_OPTIONS = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=64)  # commits of one project ask for the same texts, and a requirement's syntax is slow to check
 def parse(text: str) -> Declared:
     """Understand a requirements file. ValueError where a line names something in a way that is not understood."""
     lines = tuple(_logical_lines(text))

@@ -8,13 +8,16 @@ It must not know recipes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from builder.declared import Declaration, Rule, declared
-from builder.entries import LINK_MODE, Entry, EntryType, Read, Tree
+from builder.attributes import Written, relevant
+from builder.declared import Declaration, Rule, canonical_json, declared
+from builder.entries import LINK_MODE, TREE_MODE, Entry, EntryType, Read, Tree
 
+MOST_FILES_LISTED = 500  # of a folder, to see which attributes concern it; a guess
 LONGEST_LINK_CHAIN = 40  # as Linux' own limit, path_resolution(7)
 
 Memory = MutableMapping[tuple[Rule, str], Declaration | None]
@@ -108,14 +111,19 @@ class Snapshot:
 
 
 class Inputs:
-    """The inputs found so far, and why all of the repository counts, if it does."""
+    """The inputs found so far, and why all of the repository counts, if it does.
+
+    `is_reading_attributes`: a `.gitattributes` above inputs counts by the lines that concern them, else as it is.
+    """
 
     def __init__(self, snapshot: Snapshot, memory: Memory) -> None:
         self.snapshot = snapshot
+        self.is_reading_attributes = False
         self.everything: str | None = None
         self.contents: dict[str, bytes] = {}
         self._memory = memory
         self._found: dict[str, Input] = {}
+        self._above: dict[str, Entry] = {}  # the .gitattributes above inputs, which may be no inputs themselves
 
     def add(self, path: str, rule: Rule | None = None) -> str | None:
         """Count a file (by what it declares, if a rule is given) or a whole folder; its real path, None if absent."""
@@ -140,8 +148,8 @@ class Inputs:
             directory = directory.rpartition("/")[0]
             attributes = f"{directory}/.gitattributes".lstrip("/")
             above = self.snapshot.entry(attributes)
-            if above is not None and above.type is EntryType.BLOB and attributes not in self._found:
-                self._found[attributes] = Input(path=attributes, mode=above.mode, fingerprint=above.sha)
+            if above is not None and above.type is EntryType.BLOB:
+                self._above[attributes] = above
 
     def count_everything(self, reason: str) -> None:
         """Let the whole repository count; the first reason is kept."""
@@ -153,7 +161,40 @@ class Inputs:
             root = self.snapshot.entries("").values()
             whole = [Input(path=entry.name, mode=entry.mode, fingerprint=entry.sha) for entry in root]
             return tuple(sorted(whole, key=lambda found: found.path))
-        return tuple(self._found[path] for path in sorted(self._found))
+        above = {path: self._attributes(path, entry) for path, entry in self._above.items() if path not in self._found}
+        found = self._found | {path: one for path, one in above.items() if one is not None}
+        return tuple(found[path] for path in sorted(found))
+
+    def _below(self, one: Input) -> list[tuple[str, bool]]:
+        """List an input's files; of a folder with very many, the folder itself, marked as one."""
+        found: list[tuple[str, bool]] = []
+        waiting = [(one.path, one.mode)]
+        while waiting:
+            if len(found) + len(waiting) > MOST_FILES_LISTED:
+                return [(one.path, True)]
+            path, mode = waiting.pop()
+            if mode == TREE_MODE:
+                waiting += [(f"{path}/{name}", entry.mode) for name, entry in self.snapshot.entries(path).items()]
+            else:
+                found.append((path, False))
+        return found
+
+    def _attributes(self, path: str, entry: Entry) -> Input | None:
+        """Count a `.gitattributes` above inputs: as it is, or, where that is asked for, by what concerns them."""
+        whole = Input(path=path, mode=entry.mode, fingerprint=entry.sha)
+        if not self.is_reading_attributes or entry.mode == LINK_MODE:
+            return whole
+        folder = path.removesuffix(".gitattributes")
+        concerned = [
+            Written(path=place.removeprefix(folder), is_folder=is_folder)
+            for one in self._found.values() if one.path.startswith(folder) for place, is_folder in self._below(one)
+        ]  # fmt: skip
+        try:
+            lines = relevant(self.snapshot.read(path).decode("utf-8"), concerned)
+        except ValueError:
+            return whole
+        digest = hashlib.sha256(canonical_json(["attributes", lines])).hexdigest()
+        return Input(path=path, mode=entry.mode, fingerprint=digest) if lines else None
 
     def declaration(self, path: str, rule: Rule) -> Declaration | None:
         """Return what a file declares; None if it is not understood."""

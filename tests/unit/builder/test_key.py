@@ -203,7 +203,6 @@ def test_includes_in_a_circle_are_read_once() -> None:
 
 
 EVERYTHING: list[tuple[str, Files, str]] = [
-    ("postBuild", {**REQUIREMENTS, "postBuild": "make"}, "postBuild"),
     ("a dynamic list", {"pyproject.toml": '[project]\nname = "a"\ndynamic = ["dependencies"]\n'}, "dynamic"),
     ("setup.py alone", {"setup.py": "from setuptools import setup\nsetup()\n"}, "code"),
     ("a compiling backend", {"pyproject.toml": PROJECT.replace("hatchling", "maturin")}, "compiles"),
@@ -222,6 +221,14 @@ def test_what_cannot_be_known_counts_as_everything(files: Files, reason: str) ->
     assert found.everything is not None
     assert reason in found.everything
     assert key_of({**files, "docs/a/b.md": "x"}).digest != found.digest
+
+
+def test_a_post_build_that_is_not_run_counts_as_itself() -> None:
+    """An environment of wheels runs no postBuild, so that what it would read builds nothing."""
+    files = {**REQUIREMENTS, "postBuild": "make"}
+    assert key_of(files).everything is None
+    assert key_of({**files, "a.ipynb": "x"}).digest == key_of(files).digest
+    assert key_of({**files, "postBuild": "make all"}).digest != key_of(files).digest
 
 
 def test_paths_say_what_post_build_reads() -> None:

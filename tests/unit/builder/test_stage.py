@@ -83,7 +83,7 @@ def test_a_link_is_staged_with_what_it_points_to(repository: Repository, tmp_pat
 
 def test_everything_is_everything(repository: Repository, tmp_path: Path) -> None:
     """Where all of the repository counts, all of it is there, as it is."""
-    files: dict[str, str | bytes] = {"requirements.txt": "# kept\nsix\n", "postBuild": "make\n", "deep/a/b.txt": "x"}
+    files: dict[str, str | bytes] = {"requirements.txt": "# kept\n-r /outside\n", "deep/a/b.txt": "x"}
     sha = repository.commit(files)
     assert _staged(repository, sha, tmp_path / "stage") == {path: str(text).encode() for path, text in files.items()}
 
