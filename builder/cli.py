@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import build as flow
-from builder import choices, errors, job, starter
+from builder import choices, draft, errors, job, starter
 from builder.build import Policy
 from builder.entries import Kind
 from builder.environment import this_platform
@@ -305,7 +305,7 @@ def init(directory: Path, *, dockerfile: bool, as_json: bool) -> None:
     """Write a .gitlab-ci.yml with the build job, and a requirements file; what is there stays as it is."""
     written, kept = starter.write(directory)
     if dockerfile:
-        is_new = starter.write_dockerfile(directory)
+        is_new = draft.write_dockerfile(directory)
         written, kept = (*written, *["Dockerfile"] * is_new), (*kept, *["Dockerfile"] * (not is_new))
     for name in written:
         say(f"Wrote {name}.")

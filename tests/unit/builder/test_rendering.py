@@ -15,6 +15,7 @@ import pytest
 
 from builder import container, rendering, repo2docker
 from builder.container import ContainerMaker, Options, recipe_of
+from builder.draft import write_dockerfile
 from builder.engines.choosing import EngineName
 from builder.entries import Kind
 from builder.errors import ProjectError
@@ -22,7 +23,6 @@ from builder.folder import Folder
 from builder.indexes import build_secrets
 from builder.key import environment_key
 from builder.rendering import base_image, container_dockerfile
-from builder.starter import write_dockerfile
 
 if TYPE_CHECKING:
     from tests.unit.builder.commits import Repository
