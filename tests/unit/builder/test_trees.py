@@ -66,7 +66,7 @@ def test_checkout_and_blobless_cache_agree(repository: Repository, tmp_path: Pat
     with repository.tree(sha) as here, GitTree(bare, sha) as there:
         if is_prefetched:
             there.prefetch(control_files(there.tree, there.read))
-            assert _blobs(bare) == 3  # requirements.txt, slipway.toml, start
+            assert _blobs(bare) == 4  # .gitattributes, requirements.txt, slipway.toml, start
         mine, theirs = environment_key(here.tree, here.read), environment_key(there.tree, there.read)
     assert mine == theirs
     assert mine.contents == theirs.contents
