@@ -21,9 +21,8 @@ from builder.engines.choosing import EngineName, open_engine
 from builder.engines.containers import CACHE_SUFFIX, Engine, Network, Order, Workplace
 from builder.errors import BuildFailedError, ProjectError, capped
 from builder.indexes import build_secrets
-from builder.key import DOCKERFILE_RECIPE
 from builder.rendering import NOTES_FOLDER, ContainerRecipe, base_image, container_dockerfile
-from builder.stage import stage
+from builder.stage import stage, stage_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from builder.key import Key
     from builder.trees import GitTree
 
-DOCKERFILES = ("binder/Dockerfile", ".binder/Dockerfile", "Dockerfile")
 NOT_RESOLVED = frozenset({".gitattributes", "apt.txt", "postBuild", "start"})  # inputs that no resolver reads
 DEFAULT_UID = 1000
 LARGEST_PASSWD_BYTES = 1 << 20  # of a file that is taken out of an image
@@ -90,10 +88,7 @@ class ContainerMaker:
         self, source: GitTree, key: Key, target: Target, folder: Path, say: Callable[[str], None]
     ) -> Iterator[Made]:
         """Build a commit's image; it can be pushed until the context ends."""
-        staged = folder / "stage"
-        staged.mkdir()
-        stage(source, key, staged)
-        recipe = _recipe(staged, key, self._options, folder)
+        recipe = _recipe(source, key, self._options, folder)
         work = folder / "engine"
         work.mkdir(mode=0o700)
         place = Workplace(folder=work, registry=target.registry.address, credentials=target.credentials, say=say)
@@ -128,10 +123,15 @@ class ContainerMaker:
         )  # fmt: skip
 
 
-def _recipe(staged: Path, key: Key, options: Options, folder: Path) -> _Recipe:
-    """Choose what to build by, as the key did."""
-    if key.recipe == DOCKERFILE_RECIPE:
-        return _from_dockerfile(staged, key)
+def _recipe(source: GitTree, key: Key, options: Options, folder: Path) -> _Recipe:
+    """Stage the key's inputs, and choose what to build by, as the key did."""
+    staged = folder / "stage"
+    staged.mkdir()
+    if key.context is not None:
+        found = stage_context(source, key, staged)
+        text = found.dockerfile.read_text(encoding="utf-8", errors="replace")
+        return _Recipe(text=text, context=found.context)
+    stage(source, key, staged)
     if key.recipe == stacks.RECIPE:
         made = repo2docker.assemble(
             staged, _empty(folder), platform=key.platform, base=options.base or key.image.get("base")
@@ -140,25 +140,6 @@ def _recipe(staged: Path, key: Key, options: Options, folder: Path) -> _Recipe:
         return _Recipe(text=made.dockerfile, context=made.context, notes=(note,), arguments=made.arguments)
     recipe = recipe_of(staged, key, base=options.base, mirror=options.mirror)
     return _Recipe(text=container_dockerfile(recipe), context=staged, notes=recipe.notes, is_ours=True)
-
-
-def _from_dockerfile(staged: Path, key: Key) -> _Recipe:
-    named = key.image.get("dockerfile")
-    path = next((path for path in ([named] if named else DOCKERFILES) if _inside(staged, path).is_file()), None)
-    if path is None:
-        raise ProjectError(f"{named or 'Dockerfile'} is not a file of this commit.")
-    context = _inside(staged, str(key.image.get("context") or "."))
-    if not context.is_dir():
-        raise ProjectError(f"[image] context in slipway.toml names “{key.image['context']}”, which is no folder.")
-    return _Recipe(text=_inside(staged, path).read_text(encoding="utf-8", errors="replace"), context=context)
-
-
-def _inside(staged: Path, path: str) -> Path:
-    """Find a path that the commit names; ProjectError if it leaves what was staged, whatever links it goes by."""
-    found = (staged / path).resolve()
-    if not found.is_relative_to(staged.resolve()):
-        raise ProjectError(f"“{capped(path)}” under [image] in slipway.toml must lie inside the repository.")
-    return found
 
 
 def recipe_of(folder: Path, key: Key, *, base: str | None = None, mirror: str | None = None) -> ContainerRecipe:

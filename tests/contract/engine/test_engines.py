@@ -46,7 +46,7 @@ def test_a_dockerfile_is_built_and_built_no_second_time(job: Job) -> None:
     labels = configuration["Labels"]
     assert labels.pop(Label.CREATED).endswith("Z")
     assert {name: value for name, value in labels.items() if not name.startswith("io.buildah")} == {
-        Label.REVISION: sha, Label.SOURCE: "https://gitlab.example.com/group/tides", Label.RECIPE: "dockerfile-1",
+        Label.REVISION: sha, Label.SOURCE: "https://gitlab.example.com/group/tides", Label.RECIPE: "dockerfile-2",
         Label.ENVIRONMENT_KEY: report["key"], Label.KIND: "container", Label.BASE_DIGEST: base.digest,
         Label.UID: "1234", "own": "kept",
     }  # fmt: skip
@@ -158,20 +158,23 @@ def _blobs(storage: Path) -> Iterator[bytes]:
 
 
 def test_only_what_the_key_counts_can_be_read(job: Job) -> None:
-    """A file of the commit that the key does not count is not there to be copied, whatever the Dockerfile says."""
-    files = {"Dockerfile": f"FROM {job.tiny}\nCOPY . /all\nRUN ls -a /all >/listed\n", "a.txt": "a", "poison.txt": "p"}
+    """A file that the key does not count is not there to be copied: hidden, it is in no layer; overlooked, it fails."""
+    dockerfile = f"FROM {job.tiny}\nCOPY . /all\nRUN ls -a /all >/listed\n"
+    files = {"Dockerfile": dockerfile, "a.txt": "a", "poison.txt": "p", ".dockerignore": "poison.txt\n"}
     sha = job.repository.commit(files)
-    whole = job.key(sha)
-    counted = tuple(found for found in whole.inputs if found.path != "poison.txt")
-    key = dataclasses.replace(whole, everything=None, inputs=counted, digest="e" * 64)
-    job.build(sha, key)
+    job.build(sha, job.key(sha))
     last = str(job.manifest(sha).document()["layers"][-1]["digest"])
     listed = gzip.decompress(job.client.blob(job.project, last, largest_bytes=1 << 20))
     assert b"a.txt" in listed
     assert b"poison" not in listed
-    sha = job.repository.commit({"Dockerfile": f"FROM {job.tiny}\nCOPY poison.txt /\n"})
+    sha = job.repository.commit(
+        {"Dockerfile": f"FROM {job.tiny}\nCOPY a.txt /\nCOPY poison.txt /\n", ".dockerignore": ""}
+    )
+    whole = job.key(sha)
+    assert whole.context is not None
+    overlooking = dataclasses.replace(whole.context, sources=whole.context.sources[:1])
     with pytest.raises(BuildFailedError):
-        job.build(sha, dataclasses.replace(job.key(sha), everything=None, inputs=counted, digest="f" * 64))
+        job.build(sha, dataclasses.replace(whole, context=overlooking, digest="f" * 64))
 
 
 def test_no_ignore_file_is_read(job: Job, tmp_path: Path) -> None:

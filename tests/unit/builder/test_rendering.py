@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from builder import container, rendering, repo2docker
+from builder import rendering, repo2docker
 from builder.container import ContainerMaker, Options, recipe_of
 from builder.draft import write_dockerfile
 from builder.engines.choosing import EngineName
 from builder.entries import Kind
-from builder.errors import ProjectError
 from builder.folder import Folder
 from builder.indexes import build_secrets
 from builder.key import environment_key
@@ -149,19 +148,6 @@ def test_init_writes_a_dockerfile_once(tmp_path: Path, repository: Repository) -
     sha = repository.commit({"Dockerfile": text, "requirements.txt": "six\n"})
     with repository.tree(sha) as tree:
         assert environment_key(tree.tree, tree.read, kind=Kind.CONTAINER).recipe == "dockerfile"
-
-
-@pytest.mark.parametrize("image", [{"context": ".."}, {"dockerfile": "../Dockerfile"}, {"dockerfile": "/etc/passwd"}])
-def test_nothing_outside_of_what_was_staged_is_built(tmp_path: Path, image: dict[str, str]) -> None:
-    """A commit names no file and no folder of the machine that builds it."""
-    staged = tmp_path / "staged"
-    staged.mkdir()
-    for folder in (tmp_path, staged):
-        (folder / "Dockerfile").write_text("FROM scratch\n")
-    tree = Folder(staged)
-    key = dataclasses.replace(environment_key(tree.tree, tree.read, kind=Kind.CONTAINER), image=image)
-    with pytest.raises(ProjectError, match="inside the repository"):
-        container._recipe(staged, key, Options(), tmp_path)
 
 
 def test_other_stacks_are_built_as_repo2docker_says(tmp_path: Path) -> None:
