@@ -92,7 +92,6 @@ def _type_in_a_terminal(browser: Browser, line: str) -> None:
     ActionChains(browser.driver).send_keys("new terminal").perform()
     browser.see("New Terminal", within="#modal-command-palette .lm-CommandPalette-item.lm-mod-active")
     ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
-    browser.wait(lambda: browser.find(".jp-Terminal .xterm-helper-textarea") or None, "the terminal", READY_SECONDS)
     browser.see("/workspace/work/contained", within="#jp-main-statusbar", seconds=READY_SECONDS)  # the shell's prompt
     browser.run(_SEND, line)
 

@@ -178,7 +178,8 @@ def test_a_network_that_joins_sessions_is_refused(docked: Bench, docker_daemon: 
 def test_a_pull_is_told_in_layers(docked: Bench, tiny_image: Image, container_registry: Guarded) -> None:
     """An image that is not here is pulled, and its steps count layers; a second start has it already."""
     client = container_registry.client()
-    digest = tiny_image.push(client, "bases/pulled", "1")
+    unlike = replace(tiny_image, config={**tiny_image.config, "Labels": {"like": "none that is here"}})
+    digest = unlike.push(client, "bases/pulled", "1")
     client.close()
     assert docked.image is not None
     reference = f"{container_registry.address}/bases/pulled@{digest}"
