@@ -53,6 +53,7 @@ def docked(folder: Folder, stand_in: StandIn, docker_daemon: Daemon, standalone_
         yield made
     finally:
         made.stop()
+        docker_daemon.run("network", "prune", "--force")  # its bridge would outlive the daemon
 
 
 def test_a_container_is_worked_in(

@@ -65,6 +65,7 @@ def docked(make: Maker, folder: Folder, docker_daemon: Daemon, standalone_root: 
         left = docker_daemon.run("ps", "--all", "--quiet", "--filter", f"label=io.slipway.instance={instance}")
         if left:
             docker_daemon.run("rm", "--force", *left.split())
+        docker_daemon.run("network", "prune", "--force")  # its bridge would outlive the daemon
 
 
 def _published(stand_in: StandIn, project: ProjectHandle, image: Image) -> str:

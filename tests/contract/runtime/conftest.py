@@ -171,12 +171,13 @@ def standalone(make_standalone: Callable[..., StandaloneRuntime]) -> StandaloneR
 
 
 @pytest.fixture(scope="session")
-def docker(shared_root: Path, docker_daemon: Daemon, place: Place) -> DockerRuntime:
+def docker(shared_root: Path, docker_daemon: Daemon, place: Place) -> Iterator[DockerRuntime]:
     """Make the runtime of a real Docker daemon, which finds the place at its socket."""
     root = shared_root / "docker"
     place.listen_at(spawner_socket(root))
     registry: Registry = _Door()  # type: ignore[assignment] # nothing else of it may be asked
-    return make_docker(root=root, instance="tests", registry=registry, host=docker_daemon.address)
+    yield make_docker(root=root, instance="tests", registry=registry, host=docker_daemon.address)
+    docker_daemon.run("network", "prune", "--force")  # its bridge would outlive the daemon
 
 
 @pytest.fixture(scope="session")
