@@ -7,15 +7,11 @@ Must not know: how services use any of it.
 
 import os
 import shutil
-import socket
-import ssl
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import click
 import requests
@@ -24,7 +20,9 @@ from builder.oci import is_loopback
 from spawner import config, runtimes
 from spawner.cli.connection import as_given, read_token
 from spawner.cli.exits import CommandFailed, ExitCode
-from spawner.cli.printing import document, json_option
+from spawner.cli.findings import Finding, Verdict, report
+from spawner.cli.printing import document, json_option, prose
+from spawner.cli.resp import ping
 from spawner.cli.serving import exposed_cookie
 from spawner.config import Settings
 from spawner.errors import SpawnerError, TemporaryError
@@ -39,25 +37,6 @@ _LEAST_FREE_BYTES = 2_000_000_000  # a guess: three environments of a common siz
 _WANTED_SCOPES = (frozenset({"api", "read_api"}), frozenset({"api", "read_repository", "write_repository"}))
 
 
-class Verdict(StrEnum):
-    """What a check found."""
-
-    OK = "ok"
-    NOTE = "note"  # works, and somebody should know
-    WRONG = "wrong"
-    AWAY = "away"  # cannot be reached now
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the doctor's."""
-
-    check: str
-    verdict: Verdict
-    message: str
-    remedy: str = ""
-
-
 Check = Callable[[Settings], Iterator[Finding]]
 
 
@@ -67,20 +46,46 @@ Check = Callable[[Settings], Iterator[Finding]]
     type=click.Path(path_type=Path, allow_dash=True),
     help="A GitLab token whose rights are looked at too, - for standard input.",
 )
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Also write what this installation confirms of the documentation; it names no host, person or secret.",
+)
 @json_option
-def doctor_command(*, token_file: Path | None, as_json: bool) -> int:
+def doctor_command(*, token_file: Path | None, page: Path | None, as_json: bool) -> int:
     """Check settings, GitLab, token rights, registry, database, Redis and runtime: one line and one remedy each."""
     findings = []
-    for finding in examine(None if token_file is None else read_token(token_file)):
+    token = None if token_file is None else read_token(token_file)
+    for finding in examine(token):
         findings.append(finding)
         if not as_json:
             _say(finding)
     if as_json:
         document({"findings": [asdict(each) for each in findings]})
+    if page is not None:
+        _write_report(page, findings, token)
     verdicts = {each.verdict for each in findings}
     if Verdict.WRONG in verdicts:
         return ExitCode.FAILED
     return ExitCode.UNAVAILABLE if Verdict.AWAY in verdicts else ExitCode.DONE
+
+
+def _write_report(page: Path, findings: Sequence[Finding], token: str | None) -> None:
+    settings = config.load()
+    found = None
+    if token is not None:
+        answer = requests.get(
+            f"{settings.gitlab.url}/api/v4/version", headers={"PRIVATE-TOKEN": token}, auth=as_given,
+            timeout=_LOOK_SECONDS, verify=_certificates(settings),
+        )  # fmt: skip
+        found = str(answer.json().get("version")) if answer.ok else None
+    text = report(settings, findings, gitlab_version=found)
+    if str(page) == "-":
+        click.echo(text)
+    else:
+        page.write_text(text, encoding="utf-8")
+        prose(f"Wrote {page}: look it over, and hand it in.")
 
 
 def _say(finding: Finding) -> None:
@@ -289,7 +294,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis.password_file is not None:
         password = config.read_secret(settings.redis.password_file, setting="SPAWNER_REDIS__PASSWORD_FILE")
     try:
-        said = _ping(parts, password)
+        said = ping(parts, password, timeout_seconds=_LOOK_SECONDS)
     except OSError as error:
         yield Finding(
             check="redis",
@@ -314,28 +319,6 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             message=f"{parts.hostname} answers what no Redis does",
             remedy="Correct SPAWNER_REDIS__URL.",
         )
-
-
-def _ping(parts: SplitResult, password: str | None) -> str:
-    """Return Redis's answer to a PING, or its refusal of the password. Source: RESP2."""
-    host = parts.hostname or "127.0.0.1"
-    with ExitStack() as held:
-        line = held.enter_context(socket.create_connection((host, parts.port or 6379), timeout=_LOOK_SECONDS))
-        if parts.scheme == "rediss":
-            line = held.enter_context(ssl.create_default_context().wrap_socket(line, server_hostname=host))
-        answers = held.enter_context(line.makefile("rb"))
-        user = [unquote(parts.username)] if parts.username else []
-        for words in ([["AUTH", *user, password]] if password is not None else []) + [["PING"]]:
-            line.sendall(b"".join([b"*%d\r\n" % len(words), *(_bulk(word) for word in words)]))
-            said = answers.readline(200).decode(errors="replace").strip()
-            if not said.startswith("+"):
-                break
-    return said
-
-
-def _bulk(word: str) -> bytes:
-    content = word.encode()
-    return b"$%d\r\n%s\r\n" % (len(content), content)
 
 
 def _runtime(settings: Settings) -> Iterator[Finding]:

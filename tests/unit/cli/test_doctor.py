@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import redis
 
+from spawner.cli.findings import Finding, Verdict, report
+from spawner.config import load
 from tests.installation import wait_for
 from tests.servers import free_port
 from tests.unit.cli.conftest import Run
@@ -125,3 +127,33 @@ def test_a_docker_that_is_away_is_said_so(run: Run, monkeypatch: pytest.MonkeyPa
 
     assert (found["verdict"], "none.sock" in found["message"]) == ("away", True)
     assert "SPAWNER_DOCKER__HOST" in found["remedy"]
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_report_tells_what_is_confirmed_and_names_nobody(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is not of this kind, what was not looked at, and what is well are told apart; no address is in it."""
+    monkeypatch.setenv("SPAWNER_GITLAB__URL", "http://127.0.0.1:9/gitlab")
+    page = tmp_path / "report.md"
+    run("doctor", "--report", str(page))
+    text = page.read_text()
+    assert "| a GitLab below a path | not looked at: give --token-file |" in text
+    assert "| GitLab.com | not of this kind |" in text
+    assert "| the runtime standalone | confirmed |" in text
+    assert "127.0.0.1" not in text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "standing"),
+    [(Verdict.OK, "confirmed"), (Verdict.NOTE, "confirmed"), (Verdict.AWAY, "not well"), (Verdict.WRONG, "not well")],
+)
+@pytest.mark.usefixtures("settings")
+def test_a_line_is_confirmed_only_where_all_is_well(verdict: Verdict, standing: str) -> None:
+    """One check that is not well is enough to confirm nothing that stands on it."""
+    findings = [Finding(check=check, verdict=Verdict.OK, message="") for check in ("gitlab", "token")]
+    findings.append(Finding(check="gitlab", verdict=verdict, message=""))
+    rows = report(load(), findings, gitlab_version="18.5.0").splitlines()
+    (row,) = [row for row in rows if row.startswith("| a GitLab at a host name of its own")]
+    assert standing in row
+    assert "- GitLab 18.5.0" in rows
