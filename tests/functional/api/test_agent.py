@@ -62,6 +62,7 @@ def test_tokens(world: World, ada: FlaskClient, nobody: FlaskClient) -> None:
         "username": "ada",
         "name": "Ada",
         "is_admin": False,
+        "has_sign_in": False,
     }
     assert nobody.get("/notebooks/servers", headers=own).status_code == 200
     assert nobody.post("/api/slipway/v1/tokens", json={"name": "more"}, headers=own).status_code == 403

@@ -48,7 +48,8 @@ def behind(world: World) -> FlaskClient:
 def test_the_token_says_who_it_is_and_nothing_else_does(behind: FlaskClient) -> None:
     """The person is the GitLab token's, whatever the ID token beside it says; a bearer beside it is the gateway's."""
     found = behind.get("/api/slipway/v1/person", headers=gateway("token-ada", Authorization="Bearer of-keycloak"))
-    assert (found.status_code, found.json) == (200, {"username": "ada", "name": "Ada", "is_admin": False})
+    person = {"username": "ada", "name": "Ada", "is_admin": False, "has_sign_in": False}
+    assert (found.status_code, found.json) == (200, person)
     assert behind.post(SERVERS, json=BODY, headers=gateway("token-ada")).status_code == 201
     assert behind.post("/notebooks/servers", json=BODY, headers=gateway("token-bob")).status_code == 404
 
