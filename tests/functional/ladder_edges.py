@@ -226,6 +226,7 @@ def access_is_lost_for_a_moment(stage: Stage) -> Told:
 
     def act() -> None:
         stage.arm("access_lost", times=1)
+        stage.struck()  # the spawner, not the question whether the job has ended
         arrive(stage, sha)
 
     return stage.watch(name, at="WAITING", act=act)
