@@ -116,8 +116,12 @@ class Acceptance:
         return self._accepted(caller, found, is_new=is_new)
 
     def _accepted(self, caller: Caller, session: Session, *, is_new: bool) -> tuple[Session, bool]:
-        """Keep the caller's newest bearer with their session, also with a living one; have it looked at with that."""
-        if self._users.keep_bearer(caller, session.name) or is_new:
+        """Keep the caller's newest bearer with their session, also with a living one; have it looked at with that.
+
+        A first generation has it already. The end of an earlier one may have dropped what was kept for the next.
+        """
+        is_first = is_new and session.generation == 1
+        if is_first or self._users.keep_bearer(caller, session.name) or is_new:
             self._wake(session.name)
         return session, is_new
 
