@@ -196,10 +196,6 @@ class Administration:
         found = next((row for row in self._list(f"{address}/{things}") if row.get(field_) == mark), None)
         return None if found is None else shapes.whole(found, number)
 
-    def try_hook(self, place: Place, id: int, trigger: str) -> None:  # noqa: A002
-        """Have GitLab send a hook a sample now; raises InvalidInput with what came back when it was no 2xx."""
-        self._transport.request(self._credential, "post", f"{place.address}/hooks/{id}/test/{trigger}")
-
     def keep_tags(self, project: Place, pattern: str) -> bool:
         """Have the registry's clean-up keep tags that match, where it is on and keeps none; say whether that was so."""
         policy = shapes.part(self._object("get", project.address), "container_expiration_policy")
